@@ -1,0 +1,1 @@
+"""The process inside a cluster that dials out and serves dials."""

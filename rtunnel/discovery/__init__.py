@@ -1,0 +1,1 @@
+"""Pure decisions on tunnels: control messages, the tracker, backoff, liveness."""

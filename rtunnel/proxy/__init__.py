@@ -1,0 +1,1 @@
+"""The process that accepts tunnels and clients, and joins them."""

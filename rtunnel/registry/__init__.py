@@ -1,0 +1,1 @@
+"""Where the proxies of a cluster find each other: records and backends."""

@@ -1,0 +1,1 @@
+"""Conch made ours: the only package that subclasses Conch."""

@@ -1,0 +1,1 @@
+"""The two twistd plugins: options and makeService."""

@@ -1,0 +1,1 @@
+"""Pure decisions on trust: authorities, identities, keys and access policy."""

@@ -1,0 +1,1 @@
+"""The listener for balancers and people: health and readiness."""

@@ -1,0 +1,1 @@
+"""Tests of rtunnel; the folders mirror the source."""
