@@ -1,0 +1,50 @@
+# make demo   two proxies, an agent and a target on this machine, reached by `ssh -J`
+# make test   everything that CI runs
+# make lint   style and types only
+
+# The first Python that is new enough; PYTHON=... chooses another.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	2>/dev/null && echo "$$python" && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+# pyenv's python3.12 and so on work only for the versions that are named here.
+PYENV_VERSIONS = $(shell pyenv versions --bare 2>/dev/null | grep '^3\.1[123]\.' \
+	| tr '\n' ':' | sed 's/:$$//')
+
+.PHONY: demo test lint clean
+
+demo: $(BIN)/python
+	@$(BIN)/python -m pip install --quiet .
+	@$(BIN)/rtunnel demo
+
+test: $(BIN)/tox
+	@.ci/peers install
+	@if [ "$$CI" = true ] || .ci/peers check; then \
+		export RTUNNEL_REQUIRE_PEERS=1; fi; \
+	versions="$(PYENV_VERSIONS)"; [ -z "$$versions" ] || \
+		export PYENV_VERSION="$$versions"; \
+	$(BIN)/python .ci/tally.py $(BIN)/tox run --colored no $(TOXFLAGS)
+
+lint: $(BIN)/tox
+	@$(BIN)/tox run -q -e lint,mypy
+
+$(BIN)/tox: $(BIN)/python
+	@$(BIN)/python -m pip install --quiet 'tox>=4.11'
+	@touch $@
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "rtunnel needs Python 3.11 or newer" >&2; exit 1; fi
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+				apt-get install -q -y --no-install-recommends python3-venv; \
+		else echo "install Python's venv module (Debian: python3-venv)" >&2; \
+			exit 1; fi; fi
+	@$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) .tox .mypy_cache .ruff_cache .hypothesis _trial_temp* build dist \
+		rtunnel.egg-info twisted/plugins/dropin.cache
