@@ -9,9 +9,9 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-# pyenv's python3.12 and so on work only for the versions that are named here.
-PYENV_VERSIONS = $(shell pyenv versions --bare 2>/dev/null | grep '^3\.1[123]\.' \
-	| tr '\n' ':' | sed 's/:$$//')
+# Where pyenv keeps the Pythons that it does not show by name.
+PYENV_BINS = $(shell pyenv versions --bare 2>/dev/null | grep '^3\.1[123]\.' \
+	| sed "s|.*|:$$(pyenv root)/versions/&/bin|" | tr -d '\n')
 
 .PHONY: demo test lint clean
 
@@ -23,8 +23,7 @@ test: $(BIN)/tox
 	@.ci/peers install
 	@if [ "$$CI" = true ] || .ci/peers check; then \
 		export RTUNNEL_REQUIRE_PEERS=1; fi; \
-	versions="$(PYENV_VERSIONS)"; [ -z "$$versions" ] || \
-		export PYENV_VERSION="$$versions"; \
+	export PATH="$$PATH$(PYENV_BINS)"; \
 	$(BIN)/python .ci/tally.py $(BIN)/tox run --colored no $(TOXFLAGS)
 
 lint: $(BIN)/tox
