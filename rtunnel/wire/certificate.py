@@ -15,12 +15,16 @@ import attrs
 from rtunnel.errors import CertificateError, KeyFormatError, ProtocolError
 from rtunnel.naming import printable
 from rtunnel.wire.certificate_check import (
-    Options,
-    check_host_options,
     check_principals,
     check_signature,
-    check_user_options,
     check_validity,
+)
+from rtunnel.wire.certificate_options import (
+    Options,
+    check_host_options,
+    check_user_options,
+    encode_options,
+    read_options,
 )
 from rtunnel.wire.data_types import Reader, string, text, uint32, uint64
 from rtunnel.wire.keys import (
@@ -167,8 +171,8 @@ class Certificate:
         principals = _read_principals(reader.string())
         valid_after = reader.uint64()
         valid_before = reader.uint64()
-        critical_options = _read_options(reader.string(), "critical option")
-        extensions = _read_options(reader.string(), "extension")
+        critical_options = read_options(reader.string(), "critical option")
+        extensions = read_options(reader.string(), "extension")
         reader.string()
         ca_key = _read_key(reader.string(), "its CA key")
         signature = reader.string()
@@ -324,8 +328,8 @@ def sign_certificate(
             string(b"".join(map(text, principals))),
             uint64(valid_after),
             uint64(valid_before),
-            string(_encode_options(critical_options)),
-            string(_encode_options(extensions)),
+            string(encode_options(critical_options)),
+            string(encode_options(extensions)),
             string(b""),
             string(ca.public.blob),
         )
@@ -381,31 +385,6 @@ def _read_principals(data: bytes) -> tuple[str, ...]:
             raise CertificateError("a certificate with an empty principal")
         principals.append(principal)
     return tuple(principals)
-
-
-def _read_options(data: bytes, what: str) -> Options:
-    reader = Reader(data)
-    options: list[tuple[str, bytes]] = []
-    previous = b""
-    while reader.remaining:
-        name = reader.string()
-        value = reader.string()
-        if name <= previous:
-            raise CertificateError(
-                f"a certificate whose {what}s are empty, repeated or out of order"
-            )
-        previous = name
-        try:
-            options.append((name.decode("ascii"), value))
-        except UnicodeDecodeError:
-            raise CertificateError(
-                f"a certificate with the {what} {printable(name)!r}"
-            ) from None
-    return tuple(options)
-
-
-def _encode_options(options: Iterable[tuple[str, bytes]]) -> bytes:
-    return b"".join(text(name) + string(value) for name, value in sorted(options))
 
 
 def _check_text(value: str, what: str) -> str:
