@@ -1,0 +1,479 @@
+"""The files of a state directory, and what is said about those that cannot be used."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from uuid import uuid4
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtunnel.errors import KeyFileError
+from rtunnel.state_directory import (
+    AGENT_CA,
+    AGENT_KEY,
+    HOST_CA,
+    HOST_KEY,
+    MAX_KEY_FILE,
+    USER_CA,
+    certificate_path,
+    load_agent_credentials,
+    load_authority,
+    load_certificate,
+    load_private_key,
+    load_proxy_credentials,
+    load_public_key,
+    load_trust_anchors,
+    make_directory,
+    public_path,
+    refuse_existing,
+    write_key_pair,
+    write_private,
+    write_public,
+)
+from rtunnel.wire.certificate import CertificateKind, sign_certificate
+from rtunnel.wire.keys import PrivateKey, PublicKey
+
+NOW = 1_800_000_000.0
+
+
+class DirectoryTestCase(SynchronousTestCase):
+    """A test with an empty state directory."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp())
+        make_directory(self.directory)
+
+    def refusal(self, path: Path) -> str:
+        """The sentence with which a private key file is refused."""
+        error = self.assertRaises(KeyFileError, load_private_key, path)
+        text = str(error)
+        self.assertIn(str(path), text)
+        self.assertNotIn("\n", text)
+        return text
+
+    def certify(
+        self,
+        path: Path,
+        key: PublicKey,
+        ca: PrivateKey,
+        kind: CertificateKind,
+        principals: tuple[str, ...],
+        seconds: int = 3600,
+        key_id: str = "id",
+    ) -> None:
+        """Put a certificate for ``key``, valid from an hour ago, beside ``path``."""
+        certificate = sign_certificate(
+            ca,
+            key,
+            kind=kind,
+            key_id=key_id,
+            principals=principals,
+            valid_after=int(NOW) - 3600,
+            valid_before=int(NOW) + seconds,
+            serial=1,
+        )
+        write_public(
+            certificate_path(path), certificate.to_openssh() + "\n", force=True
+        )
+
+
+class NameTests(SynchronousTestCase):
+    """Where the public half and the certificate of a key are."""
+
+    def test_public_half_and_certificate_are_named_as_ssh_keygen_names_them(
+        self,
+    ) -> None:
+        """Both stand beside the private key."""
+        key = Path("d/host_key")
+        self.assertEqual(public_path(key), Path("d/host_key.pub"))
+        self.assertEqual(certificate_path(key), Path("d/host_key-cert.pub"))
+
+    def test_certificate_of_a_public_half_is_that_of_the_key(self) -> None:
+        """``id_ed25519.pub`` has ``id_ed25519-cert.pub``."""
+        self.assertEqual(
+            certificate_path(Path("id_ed25519.pub")), Path("id_ed25519-cert.pub")
+        )
+
+
+class LoadPrivateKeyTests(DirectoryTestCase):
+    """Reading private keys."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = self.directory / HOST_KEY
+        self.key = PrivateKey.generate()
+        write_private(self.path, self.key.to_openssh())
+
+    def test_reads_what_was_written(self) -> None:
+        """The same key comes back."""
+        self.assertEqual(load_private_key(self.path).public, self.key.public)
+
+    def test_refuses_a_file_that_group_or_others_can_read(self) -> None:
+        """Any bit for group or others is one too many, and chmod is named."""
+        for mode in (0o640, 0o604, 0o660, 0o601):
+            self.path.chmod(mode)
+            text = self.refusal(self.path)
+            self.assertIn(f"chmod 600 {self.path}", text)
+            self.assertIn(f"{mode:04o}", text)
+
+    def test_takes_a_file_that_its_owner_can_only_read(self) -> None:
+        """Mode 0400 is as private as 0600."""
+        self.path.chmod(0o400)
+        load_private_key(self.path)
+
+    def test_says_how_to_make_a_missing_key(self) -> None:
+        """The remedy depends on which key it is."""
+        self.path.unlink()
+        self.assertIn("rtunnel proxy sign", self.refusal(self.path))
+        self.assertIn("rtunnel agent sign", self.refusal(self.directory / AGENT_KEY))
+        self.assertIn("can sign", self.refusal(self.directory / USER_CA))
+
+    def test_says_that_a_file_is_empty(self) -> None:
+        """As a full disk leaves it."""
+        write_private(self.path, b"\n", force=True)
+        self.assertIn("is empty", self.refusal(self.path))
+
+    def test_says_that_a_file_is_no_key(self) -> None:
+        """Also when it begins like one."""
+        for data in (b"hello", self.key.to_openssh()[:80]):
+            write_private(self.path, data, force=True)
+            self.assertIn("not an OpenSSH private key", self.refusal(self.path))
+
+    def test_says_how_to_remove_a_passphrase(self) -> None:
+        """Nobody is there to type one."""
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+            Ed25519PrivateKey,
+        )
+
+        write_private(
+            self.path,
+            Ed25519PrivateKey.generate().private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.OpenSSH,
+                serialization.BestAvailableEncryption(b"secret"),
+            ),
+            force=True,
+        )
+        text = self.refusal(self.path)
+        self.assertIn("passphrase", text)
+        self.assertIn("ssh-keygen -p", text)
+
+    def test_refuses_what_is_no_regular_file(self) -> None:
+        """A FIFO would hang the start, a directory makes no sense."""
+        fifo = self.directory / "fifo"
+        os.mkfifo(fifo, 0o600)
+        self.assertIn("not a regular file", self.refusal(fifo))
+        self.assertIn("not a regular file", self.refusal(self.directory))
+
+    def test_reads_no_more_than_the_limit(self) -> None:
+        """MAX_KEY_FILE bytes are read, one more is refused."""
+        write_private(self.path, b"x" * MAX_KEY_FILE, force=True)
+        self.assertIn("not an OpenSSH private key", self.refusal(self.path))
+        write_private(self.path, b"x" * (MAX_KEY_FILE + 1), force=True)
+        self.assertIn(str(MAX_KEY_FILE), self.refusal(self.path))
+
+
+class LoadPublicKeyTests(DirectoryTestCase):
+    """Reading one public key, as a person hands it in."""
+
+    def test_reads_key_and_comment(self) -> None:
+        """Both are in the one line of a .pub file."""
+        key = PrivateKey.generate()
+        path = self.directory / "id.pub"
+        write_public(path, key.public.to_openssh("alice@laptop") + "\n")
+        self.assertEqual(load_public_key(path), (key.public, "alice@laptop"))
+
+    def test_a_private_key_is_sent_back(self) -> None:
+        """The answer names the file that was meant."""
+        path = self.directory / "id"
+        write_private(path, PrivateKey.generate().to_openssh())
+        error = self.assertRaises(KeyFileError, load_public_key, path)
+        self.assertIn(f"give its public half, {path}.pub", str(error))
+
+    def test_refuses_what_is_no_key(self) -> None:
+        """Text, bytes that are no text, nothing at all."""
+        path = self.directory / "id.pub"
+        for data, reason in (
+            (b"hello there", "base64"),
+            (b"\xff\xfe", "not text"),
+            (b"", "empty"),
+        ):
+            path.write_bytes(data)
+            error = self.assertRaises(KeyFileError, load_public_key, path)
+            self.assertIn(reason, str(error))
+            self.assertIn(str(path), str(error))
+
+
+class LoadTrustAnchorsTests(DirectoryTestCase):
+    """Reading the public keys of an authority."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = self.directory / "host_ca.pub"
+        self.keys = tuple(PrivateKey.generate().public for _ in range(2))
+
+    def test_reads_one_key_per_line(self) -> None:
+        """During a rotation there are two; comments and repetitions do not count."""
+        first, second = (key.to_openssh("ca") for key in self.keys)
+        write_public(self.path, f"# ours\n{first}\n\n{second}\n{first}\n")
+        self.assertEqual(load_trust_anchors(self.path), self.keys)
+
+    def test_names_the_line_that_is_wrong(self) -> None:
+        """One bad line makes the file unusable: an anchor must not go unnoticed."""
+        write_public(self.path, f"{self.keys[0].to_openssh()}\nssh-ed25519 AAAA\n")
+        error = self.assertRaises(KeyFileError, load_trust_anchors, self.path)
+        self.assertIn(f"{self.path}: line 2: ", str(error))
+
+    def test_refuses_a_file_without_a_key(self) -> None:
+        """Trusting nobody is no sensible setting."""
+        write_public(self.path, "# nothing\n")
+        error = self.assertRaises(KeyFileError, load_trust_anchors, self.path)
+        self.assertIn("holds no key", str(error))
+
+
+class WriteTests(DirectoryTestCase):
+    """Writing files."""
+
+    def mode(self, path: Path) -> int:
+        """Permission bits of a file."""
+        return stat.S_IMODE(path.stat().st_mode)
+
+    def test_private_files_are_for_their_owner_alone(self) -> None:
+        """Whatever the umask lets through."""
+        self.addCleanup(os.umask, os.umask(0))
+        path = self.directory / "key"
+        write_private(path, b"secret")
+        self.assertEqual(self.mode(path), 0o600)
+        write_public(self.directory / "key.pub", "known")
+        self.assertEqual(self.mode(self.directory / "key.pub"), 0o644)
+
+    def test_force_replaces_an_open_file_by_a_private_one(self) -> None:
+        """The old file's permissions are not taken over."""
+        path = self.directory / "key"
+        path.write_bytes(b"old")
+        path.chmod(0o644)
+        write_private(path, b"new", force=True)
+        self.assertEqual((path.read_bytes(), self.mode(path)), (b"new", 0o600))
+
+    def test_nothing_is_overwritten_without_force(self) -> None:
+        """The old content stays, and no other file is left behind."""
+        path = self.directory / "key"
+        path.write_bytes(b"old")
+        error = self.assertRaises(KeyFileError, write_private, path, b"new")
+        self.assertIn(str(path), str(error))
+        self.assertIn("--force", str(error))
+        self.assertEqual(path.read_bytes(), b"old")
+        self.assertEqual(os.listdir(self.directory), ["key"])
+
+    def test_failure_to_write_is_one_sentence(self) -> None:
+        """It names the file that was to be written."""
+        path = self.directory / "missing" / "key"
+        error = self.assertRaises(KeyFileError, write_private, path, b"new")
+        self.assertEqual(
+            str(error), f"{path}: cannot be written: No such file or directory"
+        )
+
+    def test_every_file_in_the_way_is_named(self) -> None:
+        """A dangling link is in the way too."""
+        there, link = self.directory / "there", self.directory / "link"
+        there.touch()
+        link.symlink_to("nowhere")
+        error = self.assertRaises(
+            KeyFileError, refuse_existing, [there, self.directory / "absent", link]
+        )
+        self.assertIn(f"{there}, {link}:", str(error))
+
+    def test_new_directories_are_private_and_old_ones_stay_as_they_are(self) -> None:
+        """Parents are made as well."""
+        new = self.directory / "a" / "b"
+        make_directory(new)
+        self.assertEqual(self.mode(new), 0o700)
+        new.chmod(0o750)
+        make_directory(new)
+        self.assertEqual(self.mode(new), 0o750)
+
+    def test_a_file_is_no_directory(self) -> None:
+        """The refusal names it."""
+        path = self.directory / "file"
+        path.touch()
+        error = self.assertRaises(KeyFileError, make_directory, path)
+        self.assertEqual(str(error), f"{path}: is not a directory")
+
+
+class LoadAuthorityTests(DirectoryTestCase):
+    """Reading an authority's key, to sign with."""
+
+    def test_reads_an_authority_that_its_own_file_lists(self) -> None:
+        """As init writes it."""
+        key = PrivateKey.generate()
+        write_key_pair(self.directory / USER_CA, key, "ca")
+        self.assertEqual(load_authority(self.directory, USER_CA).public, key.public)
+
+    def test_refuses_an_authority_that_nobody_would_trust(self) -> None:
+        """Its key is missing from the file that is handed to others."""
+        path = self.directory / USER_CA
+        write_key_pair(path, PrivateKey.generate(), "ca")
+        write_private(path, PrivateKey.generate().to_openssh(), force=True)
+        error = self.assertRaises(KeyFileError, load_authority, self.directory, USER_CA)
+        self.assertIn(f"ssh-keygen -y -f {path}", str(error))
+
+
+class ProxyCredentialsTests(DirectoryTestCase):
+    """What a proxy reads at its start."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.proxy_id = str(uuid4())
+        self.key = PrivateKey.generate()
+        self.ca = PrivateKey.generate()
+        self.path = self.directory / HOST_KEY
+        write_key_pair(self.path, self.key, "host")
+        for name in (AGENT_CA, USER_CA):
+            write_key_pair(self.directory / name, PrivateKey.generate(), name)
+        write_key_pair(self.directory / HOST_CA, self.ca, HOST_CA)
+        self.certify_host(self.key.public, self.ca)
+
+    def certify_host(
+        self,
+        key: PublicKey,
+        ca: PrivateKey,
+        kind: CertificateKind = CertificateKind.HOST,
+        principals: tuple[str, ...] | None = None,
+        seconds: int = 3600,
+    ) -> None:
+        """Replace the host certificate."""
+        self.certify(
+            self.path, key, ca, kind, principals or (self.proxy_id, "a"), seconds
+        )
+
+    def assert_refused(self, *reasons: str) -> None:
+        """The certificate file is refused for these reasons."""
+        error = self.assertRaises(
+            KeyFileError, load_proxy_credentials, self.directory, "a", NOW
+        )
+        for reason in (str(certificate_path(self.path)), *reasons):
+            self.assertIn(reason, str(error))
+
+    def test_reads_key_certificate_and_the_three_authorities(self) -> None:
+        """The id is the certificate's first principal."""
+        credentials = load_proxy_credentials(self.directory, "a", NOW)
+        self.assertEqual(credentials.proxy_id, self.proxy_id)
+        self.assertEqual(credentials.key.public, self.key.public)
+        self.assertEqual(
+            (credentials.host_cas, credentials.agent_cas, credentials.user_cas),
+            tuple(
+                load_trust_anchors(public_path(self.directory / name))
+                for name in (HOST_CA, AGENT_CA, USER_CA)
+            ),
+        )
+
+    def test_refuses_a_certificate_for_another_key(self) -> None:
+        """Key and certificate were copied from two places."""
+        self.certify_host(PrivateKey.generate().public, self.ca)
+        self.assert_refused("another key", str(self.path))
+
+    def test_refuses_a_certificate_of_another_authority(self) -> None:
+        """Agents and clients would refuse it, so say it now."""
+        self.certify_host(self.key.public, PrivateKey.generate())
+        self.assert_refused("trusted CA")
+
+    def test_refuses_an_expired_certificate(self) -> None:
+        """And says how to get a new one."""
+        self.certify_host(self.key.public, self.ca, seconds=-1)
+        self.assert_refused("expired", "rtunnel proxy renew")
+
+    def test_refuses_a_user_certificate(self) -> None:
+        """The same authority's word about a person does not make a host."""
+        self.certify_host(self.key.public, self.ca, CertificateKind.USER)
+        self.assert_refused("user certificate")
+
+    def test_refuses_a_certificate_of_another_cluster(self) -> None:
+        """The config file was changed, or the directory mixed up."""
+        self.certify_host(self.key.public, self.ca, principals=(self.proxy_id, "other"))
+        self.assert_refused("'a'")
+
+    def test_refuses_a_certificate_without_a_proxy_id(self) -> None:
+        """As ssh-keygen would make it by hand."""
+        self.certify_host(self.key.public, self.ca, principals=("a", "lb"))
+        self.assert_refused("proxy's id")
+
+
+class AgentCredentialsTests(DirectoryTestCase):
+    """What an agent reads at its start."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.instance = str(uuid4())
+        self.key = PrivateKey.generate()
+        self.path = self.directory / AGENT_KEY
+        write_key_pair(self.path, self.key, "agent")
+        self.host_ca = PrivateKey.generate().public
+        write_public(
+            public_path(self.directory / HOST_CA), self.host_ca.to_openssh() + "\n"
+        )
+        self.certify_agent()
+
+    def certify_agent(
+        self,
+        principals: tuple[str, ...] = ("b",),
+        kind: CertificateKind = CertificateKind.USER,
+        seconds: int = 3600,
+    ) -> None:
+        """Replace the agent's certificate."""
+        self.certify(
+            self.path,
+            self.key.public,
+            PrivateKey.generate(),
+            kind,
+            principals,
+            seconds,
+            self.instance,
+        )
+
+    def assert_refused(self, *reasons: str) -> None:
+        """The certificate file is refused for these reasons."""
+        error = self.assertRaises(
+            KeyFileError, load_agent_credentials, self.directory, "b", NOW
+        )
+        for reason in (str(certificate_path(self.path)), *reasons):
+            self.assertIn(reason, str(error))
+
+    def test_reads_key_certificate_and_host_authority(self) -> None:
+        """The instance id is the certificate's key id."""
+        credentials = load_agent_credentials(self.directory, "b", NOW)
+        self.assertEqual(credentials.instance, self.instance)
+        self.assertEqual(credentials.key.public, self.key.public)
+        self.assertEqual(credentials.host_cas, (self.host_ca,))
+
+    def test_refuses_an_expired_certificate(self) -> None:
+        """And says how to get a new one."""
+        self.certify_agent(seconds=-1)
+        self.assert_refused("expired", "rtunnel agent renew")
+
+    def test_refuses_a_certificate_of_another_cluster(self) -> None:
+        """No proxy would let it speak for the cluster in the config file."""
+        self.certify_agent(principals=("c",))
+        self.assert_refused("for cluster c", "says cluster b")
+        self.certify_agent(principals=("b", "c"))
+        self.assert_refused("for cluster b, c")
+
+    def test_refuses_a_host_certificate(self) -> None:
+        """A proxy's key is no agent's."""
+        self.certify_agent(kind=CertificateKind.HOST)
+        self.assert_refused("host certificate")
+
+    def test_says_where_a_missing_certificate_comes_from(self) -> None:
+        """The agent's key alone is not enough."""
+        certificate_path(self.path).unlink()
+        self.assert_refused("no such file", "rtunnel agent sign")
+
+    def test_refuses_a_malformed_certificate(self) -> None:
+        """A plain public key is none."""
+        write_public(
+            certificate_path(self.path), self.key.public.to_openssh(), force=True
+        )
+        self.assertRaises(KeyFileError, load_certificate, certificate_path(self.path))
+        self.assert_refused("not accepted")
