@@ -1,0 +1,280 @@
+"""Which proxies there are, which of them have a tunnel from here, and which are wanted.
+
+Proxies *vouch* for proxies: each discovery request is the full list of one source and
+replaces what that source said before. A proxy is known as long as anybody's word for it
+is younger than the ``ttl`` that came with it. What is known of it comes from the
+highest generation that anybody vouches for; within one generation ``draining`` wins,
+because a proxy does not go back to being active without starting anew.
+
+A *claim* says that a proxy has a tunnel from this agent, or a dial that has passed the
+host-key check: at most one for each proxy. Claims never run out. A draining tunnel
+keeps its claim, so that nothing dials its proxy again, but no longer counts as one we
+have.
+
+This file decides nothing about addresses, waits or numbers of dials: see
+:mod:`rtunnel.agent.pool`. Pure: time is brought by the caller, in seconds.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import Final
+
+import attrs
+
+from rtunnel.discovery.messages import ACTIVE, DRAINING, DiscoveryRequest, ProxyAdvert
+
+#: Proxies remembered at once, whoever vouches for them. More are passed over.
+MAX_KNOWN: Final = 256
+#: Seconds after the tunnel to a proxy that left is gone in which the word of others,
+#: that it is active in the generation that left, is not believed.
+LEFT_FOR: Final = 30.0
+
+
+class ClaimAnswer(enum.Enum):
+    """May a dial that has reached a proxy go on to log in there?"""
+
+    GRANTED = "granted"
+    #: The proxy has a tunnel from here, or another dial is further.
+    TAKEN = "it already has a tunnel from this agent"
+    #: The proxy is leaving.
+    LEAVING = "it is draining"
+    #: As many tunnels as were asked for are there.
+    ENOUGH = "this agent holds as many tunnels as it is to hold"
+
+
+class Phase(enum.Enum):
+    """How far the tunnel behind a claim is."""
+
+    ESTABLISHING = "establishing"
+    IN_SERVICE = "in service"
+    DRAINING = "draining"
+
+
+@attrs.frozen
+class KnownProxy:
+    """What is known of one proxy now.
+
+    :param id: the proxy's UUID.
+    :param addresses: where it says it can be dialled; empty: through a balancer only.
+    :param generation: of the record that this is from.
+    :param state: ``active`` or ``draining``.
+    :param expires: when it is forgotten unless somebody vouches for it again, seconds.
+    """
+
+    id: str
+    addresses: tuple[str, ...]
+    generation: int
+    state: str
+    expires: float
+
+
+@attrs.frozen
+class _Vouch:
+    advert: ProxyAdvert
+    expires: float
+
+    def rank(self) -> tuple[int, bool, float]:
+        advert = self.advert
+        return advert.generation, advert.state == DRAINING, self.expires
+
+
+@attrs.frozen
+class _Left:
+    generation: int
+    until: float
+
+
+class Tracker:
+    """The agent's view of the proxies.
+
+    :param tunnels: how many tunnels to hold; ``None`` is one to each active proxy.
+    """
+
+    def __init__(self, tunnels: int | None = None) -> None:
+        if tunnels is not None and tunnels < 1:
+            raise ValueError("tunnels has to be at least 1, or None for all")
+        self.tunnels = tunnels
+        #: proxy id → source (a proxy id) → its word
+        self._vouches: dict[str, dict[str, _Vouch]] = {}
+        #: In the order in which they were made.
+        self._claims: dict[str, Phase] = {}
+        #: proxy id → what it told us itself: that it is leaving
+        self._left: dict[str, _Left] = {}
+
+    # What happens.
+
+    def learn(self, source: str, request: DiscoveryRequest, now: float) -> None:
+        """A discovery request has come.
+
+        :param source: id of the proxy that sent it.
+        :param request: its full list; whom it leaves out, it no longer vouches for.
+        :param now: seconds.
+        """
+        listed = {advert.id for advert in request.proxies}
+        for proxy_id, vouches in self._vouches.items():
+            if proxy_id not in listed:
+                vouches.pop(source, None)
+        for advert in request.proxies:
+            if advert.id not in self._vouches and len(self._vouches) >= MAX_KNOWN:
+                continue
+            vouches = self._vouches.setdefault(advert.id, {})
+            vouches[source] = _Vouch(advert, now + advert.ttl)
+        self.expire(now)
+
+    def expire(self, now: float) -> None:
+        """Forget whom nobody vouches for any longer.
+
+        :param now: seconds.
+        """
+        for vouches in self._vouches.values():
+            for source in [s for s, v in vouches.items() if v.expires <= now]:
+                del vouches[source]
+        for proxy_id in [p for p, vouches in self._vouches.items() if not vouches]:
+            del self._vouches[proxy_id]
+        for proxy_id in [p for p, left in self._left.items() if left.until <= now]:
+            del self._left[proxy_id]
+
+    def claim(self, proxy_id: str, now: float) -> ClaimAnswer:
+        """A dial has read a proxy's id from its host certificate.
+
+        :param proxy_id: the proxy's UUID.
+        :param now: seconds.
+        :returns: GRANTED when the dial may go on and log in: the claim is then made.
+        """
+        self.expire(now)
+        if proxy_id in self._claims:
+            return ClaimAnswer.TAKEN
+        if self._is_leaving(proxy_id):
+            return ClaimAnswer.LEAVING
+        if self.tunnels is not None and len(self.held()) >= self.tunnels:
+            return ClaimAnswer.ENOUGH
+        self._claims[proxy_id] = Phase.ESTABLISHING
+        return ClaimAnswer.GRANTED
+
+    def serve(self, proxy_id: str) -> None:
+        """The proxy has answered our hello: the tunnel is in service.
+
+        :raises KeyError: when the proxy is not claimed.
+        """
+        self._expect(proxy_id)
+        self._claims[proxy_id] = Phase.IN_SERVICE
+
+    def drain(self, proxy_id: str, *, by_proxy: bool) -> None:
+        """A tunnel takes nothing new any longer; what is open may finish.
+
+        :param by_proxy: the proxy itself is leaving, so it is not wanted again before
+            it comes back with a higher generation.
+        :raises KeyError: when the proxy is not claimed.
+        """
+        self._expect(proxy_id)
+        self._claims[proxy_id] = Phase.DRAINING
+        if by_proxy:
+            best = self._best(proxy_id)
+            generation = best.advert.generation if best else 0
+            self._left[proxy_id] = _Left(generation, math.inf)
+
+    def release(self, proxy_id: str, now: float) -> None:
+        """The tunnel is gone, or never came up.
+
+        :param now: seconds.
+        :raises KeyError: when the proxy is not claimed.
+        """
+        del self._claims[proxy_id]
+        if proxy_id in self._left:
+            left = self._left[proxy_id]
+            self._left[proxy_id] = attrs.evolve(left, until=now + LEFT_FOR)
+        self.expire(now)
+
+    # What follows from it.
+
+    def known(self) -> tuple[KnownProxy, ...]:
+        """Every proxy that somebody vouches for, in the order they became known."""
+        proxies = []
+        for proxy_id in self._vouches:
+            best = self._best(proxy_id)
+            if best is not None:
+                state = DRAINING if self._is_leaving(proxy_id) else ACTIVE
+                expires = max(v.expires for v in self._vouches[proxy_id].values())
+                proxies.append(
+                    KnownProxy(
+                        proxy_id,
+                        best.advert.addresses,
+                        best.advert.generation,
+                        state,
+                        expires,
+                    )
+                )
+        return tuple(proxies)
+
+    def phase(self, proxy_id: str) -> Phase | None:
+        """How far the tunnel to a proxy is; ``None`` when there is none."""
+        return self._claims.get(proxy_id)
+
+    def claimed(self) -> dict[str, Phase]:
+        """Every claim, oldest first."""
+        return dict(self._claims)
+
+    def held(self) -> tuple[str, ...]:
+        """Proxies with a tunnel that counts, oldest claim first.
+
+        That is one in service or being established, to a proxy that is not leaving.
+        """
+        return tuple(
+            proxy_id
+            for proxy_id, phase in self._claims.items()
+            if phase is not Phase.DRAINING and not self._is_leaving(proxy_id)
+        )
+
+    def missing(self) -> tuple[KnownProxy, ...]:
+        """Active proxies without a claim."""
+        return tuple(
+            proxy
+            for proxy in self.known()
+            if proxy.state == ACTIVE and proxy.id not in self._claims
+        )
+
+    def shortfall(self) -> int:
+        """How many more tunnels are wanted now.
+
+        With none held it is at least 1, whatever is known: somebody new may answer.
+        """
+        held = len(self.held())
+        wanted = max(len(self.missing()), 0 if held else 1)
+        if self.tunnels is not None:
+            wanted = min(wanted, self.tunnels - held)
+        return max(0, wanted)
+
+    def surplus(self) -> tuple[str, ...]:
+        """Proxies whose tunnels are more than were asked for, newest first."""
+        if self.tunnels is None:
+            return ()
+        return tuple(reversed(self.held()[self.tunnels :]))
+
+    def population(self) -> int:
+        """How many active proxies there are, to the best of our knowledge."""
+        return len({proxy.id for proxy in self.missing()} | set(self.held()))
+
+    def next_expiry(self) -> float | None:
+        """When :meth:`expire` will next change something, seconds."""
+        ends = [v.expires for all_ in self._vouches.values() for v in all_.values()]
+        ends += [left.until for left in self._left.values() if left.until < math.inf]
+        return min(ends, default=None)
+
+    def _expect(self, proxy_id: str) -> None:
+        if proxy_id not in self._claims:
+            raise KeyError(proxy_id)
+
+    def _best(self, proxy_id: str) -> _Vouch | None:
+        vouches = self._vouches.get(proxy_id, {})
+        return max(vouches.values(), key=_Vouch.rank, default=None)
+
+    def _is_leaving(self, proxy_id: str) -> bool:
+        best = self._best(proxy_id)
+        left = self._left.get(proxy_id)
+        if best is None:
+            return left is not None
+        if best.advert.state == DRAINING:
+            return True
+        return left is not None and left.generation >= best.advert.generation
