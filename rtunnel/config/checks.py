@@ -1,0 +1,231 @@
+"""What may stand behind a key: strict types and ranges, one function for each.
+
+A check takes what ``tomllib`` gave and returns our value, or raises :class:`BadValue`.
+Nothing is coerced, but for a whole number where seconds are expected. The ``Annotated``
+names are the types of the fields in :mod:`rtunnel.config.values`.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import attrs
+
+from rtunnel import naming
+from rtunnel.config import addresses
+from rtunnel.errors import InvalidName
+from rtunnel.trust import hosts, policy, targets
+
+T = TypeVar("T")
+
+#: Longest time that any key may hold, in seconds: 30 days.
+MAX_SECONDS = 30 * 24 * 3600
+
+#: Highest count that any key may hold.
+MAX_COUNT = 1_000_000
+
+_ENDPOINT = re.compile(r"[A-Za-z][A-Za-z0-9_+.-]*:.+")
+_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
+_REGISTRY = re.compile(r"memory:|sqlite:.+|etcd:https?://[^,\s]+(,https?://[^,\s]+)*")
+
+
+class BadValue(Exception):
+    """A value is not what its key needs.
+
+    :param value: what was found.
+    :param expected: what should have been there, to follow the word "expected".
+    :param detail: what exactly is wrong, when that is not plain.
+    """
+
+    def __init__(self, value: object, expected: str, detail: str = "") -> None:
+        super().__init__(expected)
+        self.value = value
+        self.expected = expected
+        self.detail = detail
+
+
+@attrs.frozen
+class Check:
+    """Marks a field's type with the function that reads its value.
+
+    :param read: returns our value or raises :class:`BadValue`.
+    :param expected: what the key needs, for when it is missing.
+    """
+
+    read: Callable[[object], Any]
+    expected: str
+
+
+@attrs.frozen
+class _NonEmpty:
+    """Marks a list that must not be empty."""
+
+
+NON_EMPTY = _NonEmpty()
+
+#: A list of at least one.
+AtLeastOne = Annotated[tuple[T, ...], NON_EMPTY]
+
+
+def is_proxy_name(text: str) -> bool:
+    """Whether ``text`` can be the ``name`` of a proxy."""
+    return _NAME.fullmatch(text) is not None
+
+
+def _text(expected: str, read: Callable[[str], T]) -> Check:
+    """A check for a string that ``read`` takes, or raises :exc:`InvalidName`."""
+
+    def check(value: object) -> T:
+        if not isinstance(value, str) or not value:
+            raise BadValue(value, expected)
+        if any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
+            raise BadValue(value, expected, "it holds control characters")
+        try:
+            return read(value)
+        except InvalidName as error:
+            raise BadValue(value, expected, str(error)) from error
+
+    return Check(check, expected)
+
+
+def _matching(pattern: re.Pattern[str]) -> Callable[[str], str]:
+    """A reader that takes the strings that match ``pattern`` as a whole."""
+
+    def read(text: str) -> str:
+        if pattern.fullmatch(text) is None:
+            raise InvalidName("")
+        return text
+
+    return read
+
+
+def _number(kinds: tuple[type, ...], low: float, high: float, expected: str) -> Check:
+    """A check for a finite number; ``low`` itself is in, ``True`` is no number."""
+
+    def check(value: object) -> Any:
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise BadValue(value, expected)
+        if not low <= value <= high:  # type: ignore[operator]
+            raise BadValue(value, expected)
+        return kinds[0](value)
+
+    return Check(check, expected)
+
+
+def _host_name(text: str) -> str:
+    name = hosts.parse_host(text)
+    if not isinstance(name, str):
+        raise InvalidName("that is an address")
+    return name
+
+
+def _tunnels(value: object) -> Any:
+    if value == "all" and isinstance(value, str):
+        return value
+    try:
+        return _count.read(value)
+    except BadValue:
+        raise BadValue(value, _TUNNELS) from None
+
+
+_TUNNELS = f'"all" or a whole number from 1 to {MAX_COUNT}'
+_count = _number((int,), 1, MAX_COUNT, f"a whole number from 1 to {MAX_COUNT}")
+_ADDRESS = 'an address such as "lb.example.com:3023" or "[2001:db8::1]:3023"'
+
+#: A count, of connections, channels or heartbeats.
+Count = Annotated[int, _count]
+
+#: A time span.
+Seconds = Annotated[
+    float,
+    _number(
+        (float, int),
+        math.ulp(0.0),
+        MAX_SECONDS,
+        f"a number of seconds, more than 0 and at most {MAX_SECONDS}",
+    ),
+]
+
+#: A time span that may be nothing.
+SecondsOrZero = Annotated[
+    float,
+    _number((float, int), 0, MAX_SECONDS, f"a number of seconds, 0 to {MAX_SECONDS}"),
+]
+
+#: The design's section "Words".
+ClusterName = Annotated[
+    str,
+    _text(
+        "a cluster name",
+        naming.check_cluster,
+    ),
+]
+
+#: The name of a proxy, for people.
+ProxyName = Annotated[
+    str,
+    _text(
+        "a name: 1 to 253 of letters, digits and '._-', not first or last '.' or '-'",
+        _matching(_NAME),
+    ),
+]
+
+#: A file or directory, not resolved yet.
+FilePath = Annotated[Path, _text("a path", Path)]
+
+#: A Twisted server endpoint string; the real parse happens when it is listened on.
+Endpoint = Annotated[
+    str,
+    _text(
+        'a Twisted server endpoint string such as "tcp:3023"',
+        _matching(_ENDPOINT),
+    ),
+]
+
+#: An address to dial, SSH as it is or inside TLS.
+DialAddress = Annotated[
+    addresses.Address,
+    _text(f'{_ADDRESS}, or "tls:host:443"', addresses.Address.parse),
+]
+
+#: Where the registry is.
+RegistryUrl = Annotated[
+    str,
+    _text(
+        '"memory:", "sqlite:PATH" or "etcd:URL,URL" with http or https URLs',
+        _matching(_REGISTRY),
+    ),
+]
+
+#: An entry of an allow list.
+Target = Annotated[
+    targets.TargetPattern,
+    _text('a target pattern such as "host:22"', targets.TargetPattern.parse),
+]
+
+#: An entry of ``users`` in a rule.
+UserPattern = Annotated[
+    str,
+    _text('a principal, "*" for any characters', policy.check_user_pattern),
+]
+
+#: An entry of ``clusters`` in a rule.
+ClusterPattern = Annotated[
+    str,
+    _text('a cluster name, "*" for any characters', policy.check_cluster_pattern),
+]
+
+#: A name in an agent's resolve table, in lower case.
+PinnedName = Annotated[str, _text("a host name", _host_name)]
+
+#: What such a name stands for.
+PinnedAddress = Annotated[
+    str,
+    _text("an IP address", lambda text: str(hosts.parse_address(text))),
+]
+
+#: How many tunnels an agent holds.
+Tunnels = Annotated[Literal["all"] | int, Check(_tunnels, _TUNNELS)]

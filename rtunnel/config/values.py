@@ -1,0 +1,198 @@
+"""The values of ``proxy.toml`` and ``agent.toml``, key by key, with their defaults.
+
+Paths are absolute once loaded: ``state`` is taken relative to the file, every other
+path relative to ``state``. The comments that ``init`` writes beside the keys are in
+:mod:`rtunnel.config.writing`.
+"""
+
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import attrs
+
+from rtunnel.config.checks import (
+    AtLeastOne,
+    ClusterName,
+    Count,
+    DialAddress,
+    Endpoint,
+    FilePath,
+    ProxyName,
+    RegistryUrl,
+    Seconds,
+    SecondsOrZero,
+    Tunnels,
+    is_proxy_name,
+)
+from rtunnel.trust.policy import AllowRule
+from rtunnel.trust.targets import TargetPatterns
+
+#: An allow list that allows nothing.
+NO_TARGETS = TargetPatterns()
+
+#: What a new agent lets through: its own host's SSH server.
+OWN_SSHD = TargetPatterns.parse(["localhost:22"])
+
+
+def host_name() -> str:
+    """This host's name as a proxy name, "proxy" if it cannot be one."""
+    name = socket.gethostname()
+    return name if is_proxy_name(name) else "proxy"
+
+
+@attrs.frozen
+class SshConfig:
+    """``[ssh]``: agents and clients.
+
+    :param listen: Twisted server endpoint strings, at least one.
+    :param public: what agents and clients are told to use.
+    :param advertise: where agents can reach this very proxy, if they can.
+    :param authorized_keys: file of people's keys; it need not exist.
+    """
+
+    listen: AtLeastOne[Endpoint] = ("tcp:3023",)
+    public: tuple[DialAddress, ...] = ()
+    advertise: tuple[DialAddress, ...] = ()
+    authorized_keys: FilePath = Path("authorized_keys")
+
+
+@attrs.frozen
+class WebConfig:
+    """``[web]``: status page, /metrics, /healthz, /readyz.
+
+    :param listen: Twisted server endpoint strings; none, no web server.
+    """
+
+    listen: tuple[Endpoint, ...] = ("tcp:3080:interface=127.0.0.1",)
+
+
+@attrs.frozen
+class RegistryConfig:
+    """``[registry]``: where the proxies of a cluster find each other.
+
+    :param url: ``memory:``, ``sqlite:PATH`` (relative to ``state``) or ``etcd:URL,…``.
+    """
+
+    url: RegistryUrl = "sqlite:registry.db"
+
+
+@attrs.frozen
+class PeerConfig:
+    """``[peer]``: the other proxies.
+
+    :param listen: Twisted server endpoint strings; none, the ssh listener serves them.
+    :param advertise: what other proxies dial.
+    """
+
+    listen: tuple[Endpoint, ...] = ()
+    advertise: tuple[DialAddress, ...] = ()
+
+
+@attrs.frozen
+class TunnelConfig:
+    """``[tunnel]``: liveness.
+
+    :param heartbeat: seconds between heartbeats.
+    :param missed: heartbeats missed before a tunnel is dead.
+    """
+
+    heartbeat: Seconds = 5.0
+    missed: Count = 3
+
+
+@attrs.frozen
+class LimitsConfig:
+    """``[limits]``.
+
+    :param login_grace: seconds from accept to authenticated.
+    :param unauthenticated: connections not yet authenticated, all sources.
+    :param unauthenticated_per_source: the same, from one address.
+    :param channels_per_connection: open channels on one SSH connection.
+    """
+
+    login_grace: Seconds = 20.0
+    unauthenticated: Count = 100
+    unauthenticated_per_source: Count = 10
+    channels_per_connection: Count = 1000
+
+
+@attrs.frozen
+class DrainConfig:
+    """``[drain]``.
+
+    :param timeout: seconds that open channels get after SIGTERM; 0 cuts them at once.
+    """
+
+    timeout: SecondsOrZero = 30.0
+
+
+@attrs.frozen
+class LocalConfig:
+    """``[local]``: targets of the proxy's own cluster.
+
+    :param allow: what this proxy may dial itself.
+    """
+
+    allow: TargetPatterns = NO_TARGETS
+
+
+@attrs.frozen
+class AuditConfig:
+    """``[audit]``.
+
+    :param path: file of JSON lines.
+    """
+
+    path: FilePath = Path("audit.jsonl")
+
+
+@attrs.frozen(kw_only=True)
+class ProxyConfig:
+    """``proxy.toml``.
+
+    :param path: the file it was loaded from.
+    :param cluster: the cluster of this proxy.
+    :param name: for people.
+    :param state: directory of keys, certificates, registry and admin.sock.
+    :param allow: who may reach what, see :class:`rtunnel.trust.policy.Policy`.
+    """
+
+    path: Path = Path("proxy.toml")
+    cluster: ClusterName
+    name: ProxyName = attrs.field(factory=host_name)
+    state: FilePath = Path(".")
+    ssh: SshConfig = SshConfig()
+    web: WebConfig = WebConfig()
+    registry: RegistryConfig = RegistryConfig()
+    peer: PeerConfig = PeerConfig()
+    tunnel: TunnelConfig = TunnelConfig()
+    limits: LimitsConfig = LimitsConfig()
+    drain: DrainConfig = DrainConfig()
+    local: LocalConfig = LocalConfig()
+    audit: AuditConfig = AuditConfig()
+    allow: tuple[AllowRule, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class AgentConfig:
+    """``agent.toml``.
+
+    :param path: the file it was loaded from.
+    :param cluster: the cluster that this agent serves.
+    :param state: directory of key, certificate and CA.
+    :param proxies: addresses to find proxies at; every A and AAAA record of each.
+    :param tunnels: "all", or how many tunnels to hold.
+    :param allow: what may be reached through this agent; the last word.
+    :param resolve: host names, in lower case, and the IP address that each stands for.
+    """
+
+    path: Path = Path("agent.toml")
+    cluster: ClusterName
+    state: FilePath = Path(".")
+    proxies: AtLeastOne[DialAddress]
+    tunnels: Tunnels = "all"
+    allow: TargetPatterns = OWN_SSHD
+    resolve: Mapping[str, str] = MappingProxyType({})
+    tunnel: TunnelConfig = TunnelConfig()
