@@ -2,6 +2,7 @@
 
 from rtunnel.config.addresses import Address
 from rtunnel.config.loading import load_agent, load_proxy
+from rtunnel.config.structuring import describe_problem
 from rtunnel.config.values import (
     AgentConfig,
     AuditConfig,
@@ -31,6 +32,7 @@ __all__ = [
     "TunnelConfig",
     "WebConfig",
     "agent_toml",
+    "describe_problem",
     "load_agent",
     "load_proxy",
     "proxy_toml",

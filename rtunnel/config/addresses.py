@@ -47,12 +47,10 @@ class Address:
             hint = "; IPv6 needs brackets" if text.count(":") > 1 else ""
             raise InvalidName(f"{printable(text)!r} is not host:port{hint}")
         host = found["host"]
-        if host.startswith("["):
-            parsed = parse_address(host[1:-1])
-            if not isinstance(parsed, IPv6Address):
-                raise InvalidName(f"{printable(host)!r}: brackets are for IPv6 only")
-        else:
-            parsed = parse_host(host)  # type: ignore[assignment]
+        in_brackets = host.startswith("[")
+        parsed = parse_address(host[1:-1]) if in_brackets else parse_host(host)
+        if in_brackets and not isinstance(parsed, IPv6Address):
+            raise InvalidName(f"{printable(text)!r}: brackets are for IPv6 only")
         default = DEFAULT_TLS_PORT if tls else DEFAULT_PORT
         port = default if found["port"] is None else int(found["port"])
         if not 1 <= port <= 65535:

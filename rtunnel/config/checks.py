@@ -5,7 +5,6 @@ Nothing is coerced, but for a whole number where seconds are expected. The ``Ann
 names are the types of the fields in :mod:`rtunnel.config.values`.
 """
 
-import math
 import re
 import unicodedata
 from collections.abc import Callable
@@ -20,6 +19,9 @@ from rtunnel.errors import InvalidName
 from rtunnel.trust import hosts, policy, targets
 
 T = TypeVar("T")
+
+#: Shortest time that is not nothing, in seconds.
+MIN_SECONDS = 0.01
 
 #: Longest time that any key may hold, in seconds: 30 days.
 MAX_SECONDS = 30 * 24 * 3600
@@ -123,7 +125,7 @@ def _host_name(text: str) -> str:
 
 
 def _tunnels(value: object) -> Any:
-    if value == "all" and isinstance(value, str):
+    if value == "all":
         return value
     try:
         return _count.read(value)
@@ -143,16 +145,18 @@ Seconds = Annotated[
     float,
     _number(
         (float, int),
-        math.ulp(0.0),
+        MIN_SECONDS,
         MAX_SECONDS,
-        f"a number of seconds, more than 0 and at most {MAX_SECONDS}",
+        f"a number of seconds from {MIN_SECONDS} to {MAX_SECONDS}",
     ),
 ]
 
 #: A time span that may be nothing.
 SecondsOrZero = Annotated[
     float,
-    _number((float, int), 0, MAX_SECONDS, f"a number of seconds, 0 to {MAX_SECONDS}"),
+    _number(
+        (float, int), 0, MAX_SECONDS, f"a number of seconds from 0 to {MAX_SECONDS}"
+    ),
 ]
 
 #: The design's section "Words".

@@ -37,12 +37,12 @@ Hook = Callable[[Any, Any], Any]
 #: Characters of a wrong value that an error shows.
 MAX_SHOWN = 60
 
-_LIST = 'a list, as in ["…"]'
+_LIST = 'a list, as in ["..."]'
 _NON_EMPTY_LIST = "a list of at least one"
 _TABLE = "a table"
 
 
-def describe(
+def describe_problem(
     source: str | Path, key: str, found: str, expected: str, hint: str = ""
 ) -> str:
     """A problem as every :class:`ConfigError` words it, for checks made elsewhere.
@@ -59,7 +59,7 @@ def describe(
 
 @attrs.frozen
 class Problem:
-    """One thing wrong in a document; see :func:`describe` for the fields."""
+    """One thing wrong in a document; see :func:`describe_problem` for the fields."""
 
     key: tuple[str | int, ...]
     found: str
@@ -68,7 +68,9 @@ class Problem:
 
     def describe(self, source: str | Path) -> str:
         """The problem as one line."""
-        return describe(source, dotted(self.key), self.found, self.expected, self.hint)
+        return describe_problem(
+            source, dotted(self.key), self.found, self.expected, self.hint
+        )
 
 
 class Problems(Exception):
@@ -248,6 +250,8 @@ def _resolve_table(value: Any, _: Any) -> Mapping[str, str]:
     if not isinstance(value, Mapping):
         raise BadValue(value, _TABLE)
     pins = _converter.structure(value, dict[PinnedName, PinnedAddress])
+    if len(pins) < len(value):
+        raise BadValue(value, "each name once, whatever its case")
     return MappingProxyType(pins)
 
 

@@ -133,7 +133,12 @@ def parse_host(host: str) -> str | IPAddress:
                 f"{printable(host)!r} looks like an IPv4 address in a short, octal, "
                 "decimal or hexadecimal spelling; write it as four decimal numbers"
             ) from None
-    if len(name) > MAX_NAME_LENGTH or not all(map(_LABEL.fullmatch, labels)):
+    # Asked of the text as it came: lower() turns the Kelvin sign into an ASCII "k".
+    if not (
+        host.isascii()
+        and len(name) <= MAX_NAME_LENGTH
+        and all(map(_LABEL.fullmatch, labels))
+    ):
         raise InvalidName(f"{printable(host)!r} is not a host name or IP address")
     return name
 

@@ -112,7 +112,7 @@ class TargetPattern:
             if not isinstance(host, str):
                 return False
             if self.host.startswith("*"):
-                return host.endswith(self.host[1:]) and len(host) >= len(self.host)
+                return host.endswith(self.host[1:])
             return host == self.host
         return not isinstance(host, str) and unmapped(host) in self.host
 
