@@ -15,14 +15,13 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
 
 from rtunnel.errors import CertificateError, InvalidName, KeyFileError, ProtocolError
 from rtunnel.naming import printable
-from rtunnel.ssh.host_key import HostKey
 from rtunnel.trust.identity import check_uuid
 from rtunnel.wire.certificate import DEFAULT_SKEW, Certificate, CertificateKind
 from rtunnel.wire.certificate_check import check_validity
@@ -79,119 +78,122 @@ def certificate_path(key: Path) -> Path:
 
 
 @attrs.frozen
-class ProxyState:
+class ProxyCredentials:
     """What a proxy is, and whom it trusts.
 
-    :param host_key: private key and certificate; the certificate's first principal is
-        the proxy's id.
-    """
-
-    host_key: HostKey
-    proxy_id: str
-    host_cas: tuple[PublicKey, ...]
-    agent_cas: tuple[PublicKey, ...]
-    user_cas: tuple[PublicKey, ...]
-
-    @classmethod
-    def load(
-        cls, directory: Path, *, cluster: str, now: Callable[[], float]
-    ) -> ProxyState:
-        """Read and check everything that a proxy needs to be one.
-
-        :param cluster: the cluster that the config file names.
-        :param now: seconds since the epoch, for the certificate's validity.
-        :raises KeyFileError: a file cannot be used, or the certificate is not for
-            this key or cluster, not from its host authority, or not valid now.
-        """
-        path = directory / HOST_KEY
-        certified = certificate_path(path)
-        host_cas = load_trust_anchors(public_path(directory / HOST_CA))
-        key, certificate = _load_certified_key(path)
-        try:
-            certificate.check(
-                kind=CertificateKind.HOST,
-                trusted=host_cas,
-                now=now(),
-                principal=cluster,
-            )
-        except CertificateError as error:
-            raise KeyFileError(
-                f"{certified}: {error}; sign it again with `rtunnel proxy renew`"
-            ) from None
-        try:
-            proxy_id = check_uuid(certificate.principals[0])
-        except InvalidName:
-            raise KeyFileError(
-                f"{certified}: its first principal is not a proxy's id; {_NEW_PROXY}"
-            ) from None
-        return cls(
-            HostKey(key, certificate),
-            proxy_id,
-            host_cas,
-            load_trust_anchors(public_path(directory / AGENT_CA)),
-            load_trust_anchors(public_path(directory / USER_CA)),
-        )
-
-
-@attrs.frozen
-class AgentState:
-    """What an agent is, and which proxies it trusts.
-
-    :param certificate: a user certificate; its one principal is the cluster.
-    :param instance: the agent's UUID, the certificate's key id.
+    :param key: the host key's private half.
+    :param certificate: its host certificate; the first principal is the proxy's id.
     """
 
     key: PrivateKey
     certificate: Certificate
-    instance: str
+    host_cas: tuple[PublicKey, ...]
+    agent_cas: tuple[PublicKey, ...]
+    user_cas: tuple[PublicKey, ...]
+
+    @property
+    def proxy_id(self) -> str:
+        """The UUID of this proxy."""
+        return self.certificate.principals[0]
+
+
+@attrs.frozen
+class AgentCredentials:
+    """What an agent is, and which proxies it trusts.
+
+    :param certificate: a user certificate; its one principal is the cluster, its key
+        id the agent's instance id.
+    """
+
+    key: PrivateKey
+    certificate: Certificate
     host_cas: tuple[PublicKey, ...]
 
-    @classmethod
-    def load(
-        cls, directory: Path, *, cluster: str, now: Callable[[], float]
-    ) -> AgentState:
-        """Read and check everything that an agent needs to be one.
+    @property
+    def instance(self) -> str:
+        """The UUID of this agent."""
+        return self.certificate.key_id
 
-        :param cluster: the cluster that the config file names.
-        :param now: seconds since the epoch, for the certificate's validity.
-        :raises KeyFileError: a file cannot be used, or the certificate is not for
-            this key, not for this cluster, or not valid now.
-        """
-        path = directory / AGENT_KEY
-        certified = certificate_path(path)
-        key, certificate = _load_certified_key(path)
-        if certificate.kind is not CertificateKind.USER:
-            raise KeyFileError(f"{certified}: is a host certificate; {_NEW_AGENT}")
-        # Whose signature it is, and from which addresses it may be used, only the
-        # proxies can judge.
-        try:
-            check_validity(
-                certificate.valid_after, certificate.valid_before, now(), DEFAULT_SKEW
-            )
-        except CertificateError as error:
-            raise KeyFileError(
-                f"{certified}: {error}; sign it again with `rtunnel agent renew`, "
-                "where the authorities are"
-            ) from None
-        if certificate.principals != (cluster,):
-            named = printable(", ".join(certificate.principals))
-            raise KeyFileError(
-                f"{certified}: the certificate is for cluster {named}, but "
-                f"{directory / AGENT_CONFIG} says cluster {cluster}; correct `cluster` "
-                f"there, or make a certificate with `rtunnel agent sign {cluster}`"
-            )
-        try:
-            instance = check_uuid(certificate.key_id)
-        except InvalidName:
-            raise KeyFileError(
-                f"{certified}: its key id is not an agent's id; {_NEW_AGENT}"
-            ) from None
-        return cls(
-            key,
-            certificate,
-            instance,
-            load_trust_anchors(public_path(directory / HOST_CA)),
+
+def load_proxy_credentials(
+    directory: Path, cluster: str, now: float
+) -> ProxyCredentials:
+    """Read and check everything that a proxy needs to be one.
+
+    :param cluster: the cluster that the config file names.
+    :param now: seconds since the epoch, for the certificate's validity.
+    :raises KeyFileError: a file cannot be used, or the certificate is not for this
+        key or cluster, not from its host authority, or not valid now.
+    """
+    path = directory / HOST_KEY
+    certified = certificate_path(path)
+    host_cas = load_trust_anchors(public_path(directory / HOST_CA))
+    key, certificate = _load_certified_key(path)
+    try:
+        certificate.check(
+            kind=CertificateKind.HOST, trusted=host_cas, now=now, principal=cluster
         )
+    except CertificateError as error:
+        raise KeyFileError(
+            f"{certified}: {error}; sign it again with `rtunnel proxy renew`"
+        ) from None
+    try:
+        check_uuid(certificate.principals[0])
+    except InvalidName:
+        raise KeyFileError(
+            f"{certified}: its first principal is not a proxy's id; {_NEW_PROXY}"
+        ) from None
+    return ProxyCredentials(
+        key,
+        certificate,
+        host_cas,
+        load_trust_anchors(public_path(directory / AGENT_CA)),
+        load_trust_anchors(public_path(directory / USER_CA)),
+    )
+
+
+def load_agent_credentials(
+    directory: Path, cluster: str, now: float
+) -> AgentCredentials:
+    """Read and check everything that an agent needs to be one.
+
+    :param cluster: the cluster that the config file names.
+    :param now: seconds since the epoch, for the certificate's validity.
+    :raises KeyFileError: a file cannot be used, or the certificate is not for this
+        key, not for this cluster, or not valid now.
+    """
+    path = directory / AGENT_KEY
+    certified = certificate_path(path)
+    key, certificate = _load_certified_key(path)
+    if certificate.kind is not CertificateKind.USER:
+        raise KeyFileError(f"{certified}: is a host certificate; {_NEW_AGENT}")
+    # Whose signature it is, and from which addresses it may be used, only the proxies
+    # can judge.
+    try:
+        check_validity(
+            certificate.valid_after, certificate.valid_before, now, DEFAULT_SKEW
+        )
+    except CertificateError as error:
+        raise KeyFileError(
+            f"{certified}: {error}; sign it again with `rtunnel agent renew`, where "
+            "the authorities are"
+        ) from None
+    if certificate.principals != (cluster,):
+        named = printable(", ".join(certificate.principals))
+        raise KeyFileError(
+            f"{certified}: the certificate is for cluster {named}, but "
+            f"{directory / AGENT_CONFIG} says cluster {cluster}; correct `cluster` "
+            f"there, or make a certificate with `rtunnel agent sign {cluster}`"
+        )
+    try:
+        check_uuid(certificate.key_id)
+    except InvalidName:
+        raise KeyFileError(
+            f"{certified}: its key id is not an agent's id; {_NEW_AGENT}"
+        ) from None
+    return AgentCredentials(
+        key, certificate, load_trust_anchors(public_path(directory / HOST_CA))
+    )
 
 
 def load_authority(directory: Path, name: str) -> PrivateKey:

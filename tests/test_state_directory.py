@@ -17,12 +17,12 @@ from rtunnel.state_directory import (
     HOST_KEY,
     MAX_KEY_FILE,
     USER_CA,
-    AgentState,
-    ProxyState,
     certificate_path,
+    load_agent_credentials,
     load_authority,
     load_certificate,
     load_private_key,
+    load_proxy_credentials,
     load_public_key,
     load_trust_anchors,
     make_directory,
@@ -321,7 +321,7 @@ class LoadAuthorityTests(DirectoryTestCase):
         self.assertIn(f"ssh-keygen -y -f {path}", str(error))
 
 
-class ProxyStateTests(DirectoryTestCase):
+class ProxyCredentialsTests(DirectoryTestCase):
     """What a proxy reads at its start."""
 
     def setUp(self) -> None:
@@ -349,23 +349,21 @@ class ProxyStateTests(DirectoryTestCase):
             self.path, key, ca, kind, principals or (self.proxy_id, "a"), seconds
         )
 
-    def load(self) -> ProxyState:
-        """Read the directory as a proxy does."""
-        return ProxyState.load(self.directory, cluster="a", now=lambda: NOW)
-
     def assert_refused(self, *reasons: str) -> None:
         """The certificate file is refused for these reasons."""
-        error = self.assertRaises(KeyFileError, self.load)
+        error = self.assertRaises(
+            KeyFileError, load_proxy_credentials, self.directory, "a", NOW
+        )
         for reason in (str(certificate_path(self.path)), *reasons):
             self.assertIn(reason, str(error))
 
     def test_reads_key_certificate_and_the_three_authorities(self) -> None:
         """The id is the certificate's first principal."""
-        state = self.load()
-        self.assertEqual(state.proxy_id, self.proxy_id)
-        self.assertEqual(state.host_key.private.public, self.key.public)
+        credentials = load_proxy_credentials(self.directory, "a", NOW)
+        self.assertEqual(credentials.proxy_id, self.proxy_id)
+        self.assertEqual(credentials.key.public, self.key.public)
         self.assertEqual(
-            (state.host_cas, state.agent_cas, state.user_cas),
+            (credentials.host_cas, credentials.agent_cas, credentials.user_cas),
             tuple(
                 load_trust_anchors(public_path(self.directory / name))
                 for name in (HOST_CA, AGENT_CA, USER_CA)
@@ -403,7 +401,7 @@ class ProxyStateTests(DirectoryTestCase):
         self.assert_refused("proxy's id")
 
 
-class AgentStateTests(DirectoryTestCase):
+class AgentCredentialsTests(DirectoryTestCase):
     """What an agent reads at its start."""
 
     def setUp(self) -> None:
@@ -435,22 +433,20 @@ class AgentStateTests(DirectoryTestCase):
             self.instance,
         )
 
-    def load(self) -> AgentState:
-        """Read the directory as an agent does."""
-        return AgentState.load(self.directory, cluster="b", now=lambda: NOW)
-
     def assert_refused(self, *reasons: str) -> None:
         """The certificate file is refused for these reasons."""
-        error = self.assertRaises(KeyFileError, self.load)
+        error = self.assertRaises(
+            KeyFileError, load_agent_credentials, self.directory, "b", NOW
+        )
         for reason in (str(certificate_path(self.path)), *reasons):
             self.assertIn(reason, str(error))
 
     def test_reads_key_certificate_and_host_authority(self) -> None:
         """The instance id is the certificate's key id."""
-        state = self.load()
-        self.assertEqual(state.instance, self.instance)
-        self.assertEqual(state.key.public, self.key.public)
-        self.assertEqual(state.host_cas, (self.host_ca,))
+        credentials = load_agent_credentials(self.directory, "b", NOW)
+        self.assertEqual(credentials.instance, self.instance)
+        self.assertEqual(credentials.key.public, self.key.public)
+        self.assertEqual(credentials.host_cas, (self.host_ca,))
 
     def test_refuses_an_expired_certificate(self) -> None:
         """And says how to get a new one."""
