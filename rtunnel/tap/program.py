@@ -1,0 +1,209 @@
+"""What the two plugins share: options, errors without tracebacks, logs, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, ClassVar, Protocol, cast
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import FileLogObserver, ILogObserver, Logger
+from twisted.python.components import Componentized
+from twisted.python.failure import Failure
+from twisted.python.logfile import LogFile
+from twisted.python.usage import Options, UsageError
+
+from rtunnel.errors import ConfigError, RtunnelError
+from rtunnel.tap.json_log import event_as_json
+from rtunnel.tap.signals import Signals, Stoppable
+
+_log = Logger()
+
+LOG_FORMATS = ("text", "json")
+
+
+class ProgramOptions(Options):
+    """The part of the command line that both plugins have; each adds ``--config``."""
+
+    optParameters: ClassVar[Sequence[Sequence[object]]] = [
+        ["log-format", None, "text", "How to write the log: text or json."],
+    ]
+
+    def postOptions(self) -> None:
+        """Refuse a log format that there is not.
+
+        :raises UsageError: for anything but ``text`` and ``json``.
+        """
+        if self["log-format"] not in LOG_FORMATS:
+            raise UsageError(
+                f"--log-format: {self['log-format']!r} is neither text nor json"
+            )
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Refuse a config file without ``--config`` in front of it.
+
+        :raises UsageError: for any argument that belongs to no option.
+        """
+        if arguments:
+            raise UsageError(
+                f"{arguments[0]!r} belongs to no option; "
+                "give the config file as --config FILE"
+            )
+
+
+class RunningReactor(Stoppable, Protocol):
+    """The parts of the global reactor that a program uses for itself."""
+
+    def callWhenRunning(self, callable: Callable[..., object]) -> object:
+        """Run ``callable`` once the reactor runs; see ``IReactorCore``."""
+
+    def addSystemEventTrigger(
+        self, phase: str, eventType: str, callable: Callable[..., object]
+    ) -> object:
+        """Run ``callable`` around an event; see ``IReactorCore``."""
+
+
+class ProgramService(Protocol):
+    """What a proxy's and an agent's service have beyond ``IService``."""
+
+    @property
+    def started(self) -> Deferred[None]:
+        """Fails when the service cannot do its work."""
+
+    def reload(self) -> object:
+        """Read again what may change while it runs; called for SIGHUP."""
+
+    def setServiceParent(self, parent: MultiService) -> object:
+        """See ``IService``."""
+
+
+def make_program(
+    tapname: str,
+    options: Options,
+    reactor: RunningReactor,
+    build: Callable[[Path], ProgramService],
+) -> Program:
+    """Build a plugin's service, or say in plain lines why it cannot be.
+
+    :param tapname: starts each line.
+    :param build: makes the service from the config file.
+    :raises SystemExit: with exit code 1, when ``build`` raises an expected error.
+    """
+    try:
+        service = build(Path(options["config"]))
+    except EXPECTED as error:
+        tell(tapname, error, sys.stderr)
+        raise SystemExit(1) from None
+    return Program(tapname, options, reactor, service)
+
+
+class Program(MultiService):
+    """The service that ``twistd`` runs, around the proxy or the agent.
+
+    A failed start ends the process: one line per problem on standard error and in the
+    log, no traceback for what can be expected, exit code 1.
+
+    :param tapname: starts each line.
+    :param options: those of the plugin; ``options.parent`` are ``twistd``'s own.
+    """
+
+    def __init__(
+        self,
+        tapname: str,
+        options: Options,
+        reactor: RunningReactor,
+        service: ProgramService,
+    ) -> None:
+        super().__init__()
+        self._tapname = tapname
+        self._options = options
+        self._reactor = reactor
+        self._service = service
+        # Once logging begins, sys.stderr is the log.
+        self._stderr = sys.stderr
+        service.setServiceParent(self)
+
+    def setServiceParent(self, parent: object) -> None:
+        """Join ``twistd``'s application, and choose how it logs."""
+        if isinstance(parent, Componentized) and self._options["log-format"] == "json":
+            log_file = _open_log(self._options)
+            if log_file is not None:
+                parent.setComponent(
+                    ILogObserver, FileLogObserver(log_file, event_as_json)
+                )
+        super().setServiceParent(parent)
+
+    def startService(self) -> None:
+        """Start, and watch how that goes."""
+        signals = Signals(self._reactor, self._service.reload)
+        self._reactor.callWhenRunning(signals.install)
+        super().startService()
+        self._service.started.addErrback(self._start_failed)
+
+    def _start_failed(self, failure: Failure) -> None:
+        if failure.check(CancelledError):
+            # Stopped while it was still starting.
+            return
+        if failure.check(*EXPECTED) is None:
+            _log.failure("cannot start", failure)
+        assert failure.value is not None
+        tell(self._tapname, failure.value, self._stderr)
+        self._reactor.addSystemEventTrigger("after", "shutdown", self._exit)
+        self._reactor.callWhenRunning(self._reactor.stop)
+
+    def _exit(self) -> None:
+        # twistd itself ends with exit code 0 however its services fared.
+        name = _twistd_options(self._options).get("pidfile")
+        if name:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+        sys.stdout.flush()
+        self._stderr.flush()
+        os._exit(1)
+
+
+#: Errors with a sentence that says all there is to say.
+EXPECTED = (RtunnelError, CannotListenError, OSError)
+
+
+def tell(tapname: str, error: BaseException, stderr: IO[str]) -> None:
+    """One line per problem, on standard error and in the log."""
+    for problem in _problems(error):
+        print(f"{tapname}: {problem}", file=stderr)
+        _log.critical("{problem}", problem=problem)
+
+
+def _problems(error: BaseException) -> Sequence[str]:
+    match error:
+        case ConfigError():
+            return error.problems
+        case CannotListenError():
+            where = error.interface or "any address"
+            reason = getattr(error.socketError, "strerror", error.socketError)
+            return [f"cannot listen on {where}, port {error.port}: {reason}"]
+        case OSError(filename=str(name), strerror=str(reason)):
+            return [f"{name}: {reason}"]
+        case _:
+            return [str(error)]
+
+
+def _twistd_options(options: Options) -> Mapping[str, Any]:
+    return options.parent or {}
+
+
+def _open_log(options: Options) -> IO[str] | None:
+    """The file that ``twistd`` would log to, or nothing where it must decide."""
+    twistd = _twistd_options(options)
+    if twistd.get("syslog"):
+        return None
+    name = twistd.get("logfile")
+    if twistd.get("nodaemon") and name in (None, "", "-"):
+        return sys.stdout
+    if name == "-":
+        return None
+    return cast(IO[str], LogFile.fromFullPath(name or "twistd.log"))
