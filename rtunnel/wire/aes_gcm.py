@@ -1,0 +1,95 @@
+"""aes128-gcm@openssh.com and aes256-gcm@openssh.com.
+
+Source: RFC 5647 for the packet, OpenSSH PROTOCOL 1.6 for the names (a MAC is not
+negotiated beside them). The length field is in the clear and authenticated; the nonce
+is a counter of its own and does not depend on the sequence number.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from rtunnel.wire.packet_cipher import (
+    LENGTH_SIZE,
+    Buffer,
+    CipherAlgorithm,
+    CipherTable,
+    MacAlgorithm,
+    join_body,
+    not_authentic,
+    read_length,
+)
+
+_NONCE_LENGTH = 12
+_LENGTH = struct.Struct(">I")
+_COUNTER = struct.Struct(">Q")
+_COUNTER_MASK = 2**64 - 1
+
+
+class AesGcm:
+    """One direction of a connection under AES-GCM.
+
+    :param key: 16 or 32 bytes.
+    :param iv: 12 bytes; the last 8 count packets (RFC 5647 section 7.1).
+    """
+
+    block_size = 16
+    aligned_from = LENGTH_SIZE
+    tag_length = 16
+
+    def __init__(self, key: bytes, iv: bytes) -> None:
+        if len(iv) != _NONCE_LENGTH:
+            raise ValueError(f"an IV of {len(iv)} bytes; GCM takes {_NONCE_LENGTH}")
+        self._aead = AESGCM(key)
+        self._fixed = iv[:4]
+        self._counter: int = _COUNTER.unpack(iv[4:])[0]
+
+    def packet_length(self, sequence: int, field: Buffer) -> int:
+        """See :class:`~rtunnel.wire.packet_cipher.PacketCipher`."""
+        return read_length(field)
+
+    def seal(
+        self,
+        sequence: int,
+        number: int,
+        payload: Buffer,
+        data: Buffer,
+        padding: bytes,
+        out: list[bytes],
+    ) -> None:
+        """See :class:`~rtunnel.wire.packet_cipher.PacketCipher`."""
+        body = join_body(number, payload, data, padding)
+        header = _LENGTH.pack(len(body))
+        out.append(header)
+        out.append(self._aead.encrypt(self._next_nonce(), body, header))
+
+    def open(self, sequence: int, packet: memoryview) -> bytes:
+        """See :class:`~rtunnel.wire.packet_cipher.PacketCipher`."""
+        try:
+            return self._aead.decrypt(
+                self._next_nonce(), packet[LENGTH_SIZE:], packet[:LENGTH_SIZE]
+            )
+        except InvalidTag:
+            raise not_authentic() from None
+
+    def _next_nonce(self) -> bytes:
+        nonce = self._fixed + _COUNTER.pack(self._counter)
+        self._counter = (self._counter + 1) & _COUNTER_MASK
+        return nonce
+
+
+def _make(key: bytes, iv: bytes, mac: MacAlgorithm | None, mac_key: bytes) -> AesGcm:
+    return AesGcm(key, iv)
+
+
+#: The AES-GCM ciphers by name.
+AES_GCM_CIPHERS: CipherTable = {
+    name: CipherAlgorithm(name, key_length, _NONCE_LENGTH, False, _make)
+    for name, key_length in (
+        (b"aes128-gcm@openssh.com", 16),
+        (b"aes256-gcm@openssh.com", 32),
+    )
+}
