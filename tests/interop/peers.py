@@ -1,0 +1,53 @@
+"""The programs that these tests talk to: found, or the test skips or fails.
+
+With ``RTUNNEL_REQUIRE_PEERS=1`` a peer that is not here fails the test; CI sets it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import NoReturn
+
+from twisted.trial.unittest import SkipTest
+
+#: Daemons are often not on the path of people who are not root.
+_PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+
+
+def require_peer(name: str) -> str:
+    """Return the absolute path of a program.
+
+    :raises SkipTest: it is not here, and it need not be.
+    :raises AssertionError: it is not here, and it must be.
+    """
+    path = shutil.which(name, path=_PATH)
+    if path is None:
+        _missing(f"there is no {name} here")
+    return path
+
+
+def require_network_namespaces() -> None:
+    """Make sure that this user may make network namespaces, and drop packets in them.
+
+    :raises SkipTest: no, and that is no fault.
+    :raises AssertionError: no, and it must be possible.
+    """
+    for name in ("ip", "nft"):
+        require_peer(name)
+    if os.geteuid() != 0:
+        _missing("network namespaces need root")
+    tried = subprocess.run(
+        [require_peer("unshare"), "--net", require_peer("nft"), "list", "ruleset"],
+        capture_output=True,
+        text=True,
+    )
+    if tried.returncode:
+        _missing(f"no network namespaces: {tried.stderr.strip()}")
+
+
+def _missing(reason: str) -> NoReturn:
+    if os.environ.get("RTUNNEL_REQUIRE_PEERS") == "1":
+        raise AssertionError(f"{reason}, and RTUNNEL_REQUIRE_PEERS=1")
+    raise SkipTest(reason)

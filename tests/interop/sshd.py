@@ -1,0 +1,77 @@
+"""A real OpenSSH server, the target at the agent's side."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from pathlib import Path
+
+from tests.interop.peers import require_peer
+from tests.interop.processes import Process, free_port, run
+
+_CONFIG = """\
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {directory}/host_key
+PidFile none
+AuthorizedKeysFile {directory}/authorized_keys
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+UsePAM {pam}
+UseDNS no
+PrintMotd no
+MaxStartups 200
+MaxSessions 200
+AllowTcpForwarding yes
+Subsystem sftp internal-sftp
+"""
+
+
+def make_key(path: Path) -> str:
+    """Make an Ed25519 key pair with ssh-keygen and return the public line."""
+    run([require_peer("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", path])
+    return path.with_name(path.name + ".pub").read_text().strip()
+
+
+class Sshd:
+    """sshd on 127.0.0.1, which lets the current user in with one key.
+
+    :param directory: where its files go; made if need be.
+    :param authorized: the public key line of who may log in.
+    :param namespace: the network namespace to run it in, "" for our own.
+    """
+
+    def __init__(self, directory: Path, authorized: str, namespace: str = "") -> None:
+        directory.mkdir(exist_ok=True)
+        self.port = free_port()
+        self.user = getpass.getuser()
+        self.host_key = make_key(directory / "host_key")
+        (directory / "authorized_keys").write_text(authorized + "\n")
+        config = directory / "sshd_config"
+        config.write_text(
+            _CONFIG.format(
+                port=self.port,
+                directory=directory,
+                pam="yes" if _account_is_locked(self.user) else "no",
+            )
+        )
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        self.process = Process(
+            "sshd",
+            [require_peer("sshd"), "-D", "-e", "-f", config],
+            directory,
+            namespace=namespace,
+        )
+        self.process.wait_for_port(self.port)
+
+
+def _account_is_locked(user: str) -> bool:
+    """Without PAM sshd lets nobody in whose password field begins with "!"."""
+    try:
+        lines = Path("/etc/shadow").read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.startswith(f"{user}:!") for line in lines)
