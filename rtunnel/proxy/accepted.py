@@ -1,0 +1,372 @@
+"""Everybody who has logged in at this proxy: agents' tunnels and clients.
+
+One listener serves both; what a peer proved to be decides what it gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from rtunnel.audit.events import (
+    Event,
+    LoginAccepted,
+    LoginRefused,
+    TunnelDown,
+    TunnelUp,
+)
+from rtunnel.audit.log import AuditLog
+from rtunnel.discovery.messages import DiscoveryRequest
+from rtunnel.errors import AuthenticationRefused
+from rtunnel.naming import printable
+from rtunnel.proxy.announcement import RESEND, announce
+from rtunnel.proxy.client import Client
+from rtunnel.proxy.dispatch import Dispatcher
+from rtunnel.proxy.known_clusters import KnownClusters
+from rtunnel.proxy.sites import Sites
+from rtunnel.proxy.status import status_document
+from rtunnel.proxy.tunnel import Tunnel
+from rtunnel.registry.membership import Membership
+from rtunnel.registry.records import TunnelRecord
+from rtunnel.ssh.connection import ConnectionHandler
+from rtunnel.trust.identity import AgentIdentity, Identity, UserIdentity
+from rtunnel.trust.policy import Policy
+
+#: Seconds a tunnel has to answer when another one of the same agent instance comes.
+PROBE_TIMEOUT = 3.0
+
+#: Seconds between two looks at channel counts and round trip times for the registry.
+MEASURE_INTERVAL = 5.0
+
+
+class Accepted:
+    """The tunnels and clients of this proxy.
+
+    :param policy: the rules in force now.
+    :param new_id: makes connection ids.
+    :param now: wall clock, seconds since the epoch.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        membership: Membership,
+        sites: Sites[Tunnel],
+        known: KnownClusters,
+        dispatcher: Dispatcher,
+        policy: Callable[[], Policy],
+        audit: AuditLog,
+        clock: IReactorTime,
+        heartbeat: float,
+        missed: int,
+        new_id: Callable[[], str],
+        now: Callable[[], float],
+    ) -> None:
+        self._membership = membership
+        self._sites = sites
+        self._known = known
+        self._dispatcher = dispatcher
+        self._policy = policy
+        self._audit = audit
+        self._clock = clock
+        self._heartbeat = heartbeat
+        self._missed = missed
+        self._new_id = new_id
+        self._now = now
+        self._clients: set[Client] = set()
+        self._draining = False
+        self._waiting_for_idle: list[Deferred[None]] = []
+        self._waiting_for_end: list[Deferred[None]] = []
+        self._announcing = LoopingCall(self._announce_all)
+        self._measuring = LoopingCall(self._publish)
+        self._announcing.clock = self._measuring.clock = clock
+        self._unsubscribe: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        """Begin to tell agents of proxies, and the registry of tunnels."""
+        self._unsubscribe = self._membership.subscribe(self._announce_all)
+        self._run(self._announcing, RESEND)
+        self._run(self._measuring, MEASURE_INTERVAL)
+
+    def stop(self) -> None:
+        """Stop telling."""
+        for loop in (self._announcing, self._measuring):
+            if loop.running:
+                loop.stop()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+
+    def _run(self, loop: LoopingCall, interval: float) -> None:
+        loop.start(interval, now=False).addErrback(
+            lambda failure: self._log.failure("a periodic task failed", failure)
+        )
+
+    # What a login becomes.
+
+    def make_handler(self, identity: Identity) -> ConnectionHandler:
+        """Serve whoever has logged in.
+
+        :raises AuthenticationRefused: for an identity that has no business here.
+        """
+        if isinstance(identity, AgentIdentity):
+            return Tunnel(
+                identity,
+                self,
+                self._clock,
+                self._heartbeat,
+                self._missed,
+                self._now(),
+            )
+        if isinstance(identity, UserIdentity):
+            return Client(
+                identity,
+                self,
+                self._dispatcher,
+                self._clock,
+                self._membership.record.id,
+            )
+        raise AuthenticationRefused("another proxy has no business on this listener")
+
+    def login_accepted(self, identity: Identity, source: str) -> None:
+        """Audit a login (called by the SSH listener)."""
+        if isinstance(identity, AgentIdentity):
+            self.record(
+                LoginAccepted(
+                    source=source,
+                    proxy=self._membership.record.id,
+                    cluster=identity.cluster,
+                    agent=identity.instance,
+                )
+            )
+        elif isinstance(identity, UserIdentity):
+            self.record(
+                LoginAccepted(
+                    source=source,
+                    proxy=self._membership.record.id,
+                    user=identity.name,
+                    key_id=identity.key_id,
+                )
+            )
+
+    def login_refused(self, source: str, username: str, reason: str) -> None:
+        """Audit a refused login (called by the SSH listener)."""
+        self.record(
+            LoginRefused(
+                source=source,
+                proxy=self._membership.record.id,
+                user=printable(username, 64),
+                reason=reason,
+            )
+        )
+
+    # TunnelOwner
+
+    async def admit(self, tunnel: Tunnel) -> bool:
+        """Take a tunnel into service unless its agent instance holds a live one."""
+        while (old := self._sites.held_by(tunnel.agent)) is not None:
+            if await old.still_answers(PROBE_TIMEOUT):
+                self._log.warn(
+                    "agent {agent} of cluster {cluster} came a second time from "
+                    "{source}; its live tunnel stays. Two agents must not share a key",
+                    agent=tunnel.agent,
+                    cluster=tunnel.cluster,
+                    source=tunnel.identity.source,
+                )
+                return False
+            self._sites.remove(old)
+            old.close("replaced by a new tunnel of the same agent instance")
+        if self._draining:
+            return False
+        self._sites.add(tunnel)
+        return True
+
+    def tunnel_in_service(self, tunnel: Tunnel) -> None:
+        """Tell the agent of every proxy, and everybody of the tunnel."""
+        self._log.info(
+            "tunnel of agent {agent} of cluster {cluster} from {source} is in service",
+            agent=tunnel.agent,
+            cluster=tunnel.cluster,
+            source=tunnel.identity.source,
+        )
+        tunnel.send_discovery(self._discovery())
+        self.record(
+            TunnelUp(
+                cluster=tunnel.cluster,
+                agent=tunnel.agent,
+                proxy=self._membership.record.id,
+                source=tunnel.identity.source,
+            )
+        )
+        self._publish()
+        remembering = Deferred.fromCoroutine(self._known.seen(tunnel.cluster))
+        remembering.addErrback(
+            lambda failure: self._log.failure("a cluster is not recorded", failure)
+        )
+
+    def tunnel_changed(self, tunnel: Tunnel) -> None:
+        """Publish what changed."""
+        self._publish()
+
+    def tunnel_ended(self, tunnel: Tunnel, reason: str) -> None:
+        """Forget a tunnel."""
+        self._sites.remove(tunnel)
+        self._tell_if_ended()
+        if not tunnel.admitted:
+            return
+        self._log.info(
+            "tunnel of agent {agent} of cluster {cluster} has ended: {reason}",
+            agent=tunnel.agent,
+            cluster=tunnel.cluster,
+            reason=printable(reason),
+        )
+        self.record(
+            TunnelDown(
+                cluster=tunnel.cluster,
+                agent=tunnel.agent,
+                proxy=self._membership.record.id,
+                source=tunnel.identity.source,
+                seconds=self._now() - tunnel.since,
+                reason=printable(reason),
+            )
+        )
+        self._publish()
+
+    # ClientOwner
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is taken."""
+        return self._draining
+
+    def record(self, event: Event) -> None:
+        """Write an audit event."""
+        self._audit.record(event)
+
+    def new_connection_id(self) -> str:
+        """An id for a connection to a target."""
+        return self._new_id()
+
+    def client_started(self, client: Client) -> None:
+        """A client has logged in."""
+        self._clients.add(client)
+
+    def client_ended(self, client: Client) -> None:
+        """A client is gone."""
+        self._clients.discard(client)
+        self._tell_if_ended()
+
+    def connection_ended(self) -> None:
+        """A connection to a target has ended."""
+        self._tell_if_idle()
+
+    def status_for(self, user: UserIdentity) -> dict[str, object]:
+        """The status document, with the clusters that this user may see."""
+        policy = self._policy()
+        return self.status(lambda cluster: policy.reaches_cluster(user, cluster))
+
+    def status(
+        self, visible: Callable[[str], bool] = lambda cluster: True
+    ) -> dict[str, Any]:
+        """The status document; own tunnels as they are now."""
+        own = self._membership.record
+        others = [t for t in self._membership.tunnels() if t.proxy != own.id]
+        return status_document(
+            own,
+            self._membership.proxies(),
+            [*self._records(), *others],
+            self._known.names(),
+            visible,
+        )
+
+    # Telling agents and the registry
+
+    def _discovery(self) -> DiscoveryRequest:
+        own = self._membership.record
+        others = [p for p in self._membership.proxies() if p.id != own.id]
+        return announce([own, *others])
+
+    def _announce_all(self) -> None:
+        request = self._discovery()
+        for tunnel in self._sites.tunnels():
+            tunnel.send_discovery(request)
+
+    def _records(self) -> list[TunnelRecord]:
+        return [
+            TunnelRecord(
+                cluster=tunnel.cluster,
+                agent=tunnel.agent,
+                proxy=self._membership.record.id,
+                since=tunnel.since,
+                rtt_seconds=tunnel.rtt,
+                channels=tunnel.open_channels,
+            )
+            for tunnel in self._sites.tunnels()
+            if tunnel.accepts_dials
+        ]
+
+    def _publish(self) -> None:
+        self._membership.set_tunnels(self._records())
+
+    # Leaving
+
+    def refuse_new(self) -> None:
+        """From now on, take no new tunnel and no new connection to a target."""
+        self._draining = True
+
+    def drain(self, seconds: float) -> Deferred[None]:
+        """Ask agents to leave, and wait for open connections.
+
+        :param seconds: told to the agents; the waiting is cut short by the caller.
+        :return: fires when no connection to a target is open; can be cancelled.
+        """
+        self._announce_all()
+        for tunnel in self._sites.tunnels():
+            tunnel.send_drain("the proxy is shutting down", seconds)
+        idle: Deferred[None] = Deferred(self._waiting_for_idle_cancelled)
+        self._waiting_for_idle.append(idle)
+        self._tell_if_idle()
+        return idle
+
+    @property
+    def open_connections(self) -> int:
+        """Connections to targets that are open now."""
+        return sum(client.open_connections for client in self._clients)
+
+    def _waiting_for_idle_cancelled(self, waiting: Deferred[None]) -> None:
+        if waiting in self._waiting_for_idle:
+            self._waiting_for_idle.remove(waiting)
+
+    def _tell_if_idle(self) -> None:
+        if self._waiting_for_idle and self.open_connections == 0:
+            waiting, self._waiting_for_idle = self._waiting_for_idle, []
+            for each in waiting:
+                each.callback(None)
+
+    def close_all(self) -> Deferred[None]:
+        """End every connection.
+
+        :return: fires when all are gone, what was written before flushed; can be
+            cancelled.
+        """
+        ended: Deferred[None] = Deferred(lambda d: self._waiting_for_end.clear())
+        self._waiting_for_end.append(ended)
+        for client in tuple(self._clients):
+            client.close("the proxy is shutting down")
+        for tunnel in self._sites.tunnels():
+            tunnel.close("the proxy is shutting down")
+        self._tell_if_ended()
+        return ended
+
+    def _tell_if_ended(self) -> None:
+        if self._waiting_for_end and not self._clients and not self._sites.tunnels():
+            waiting, self._waiting_for_end = self._waiting_for_end, []
+            for each in waiting:
+                each.callback(None)

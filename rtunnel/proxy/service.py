@@ -1,0 +1,272 @@
+"""The proxy as a Twisted service: what starts, in which order, and how it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+
+from rtunnel.audit.events import ProxyStarted, ProxyStopping
+from rtunnel.audit.log import AuditLog
+from rtunnel.config import ProxyConfig, load_proxy
+from rtunnel.errors import ConfigError, RegistryError
+from rtunnel.proxy.accepted import Accepted
+from rtunnel.proxy.authorized_keys_file import AuthorizedKeysFile
+from rtunnel.proxy.dispatch import Dispatcher
+from rtunnel.proxy.known_clusters import KnownClusters
+from rtunnel.proxy.local_site import LocalSite
+from rtunnel.proxy.sites import Sites
+from rtunnel.proxy.tunnel import Tunnel
+from rtunnel.registry.backends import open_registry
+from rtunnel.registry.membership import Membership
+from rtunnel.registry.records import ProxyRecord
+from rtunnel.ssh.factory import ServerFactory
+from rtunnel.ssh.host_key import HostKey
+from rtunnel.ssh.limits import TransportLimits
+from rtunnel.state_directory import load_proxy_credentials
+from rtunnel.trust.authentication import Authentication
+from rtunnel.trust.policy import Policy
+
+#: Seconds that closed connections have to flush what was written before.
+FLUSH_TIMEOUT = 3.0
+
+
+class ProxyService(Service):
+    """One proxy.
+
+    :param config: checked values of its config file.
+    :param reactor: listens, resolves, connects, and is the clock.
+    :param now: wall clock, seconds since the epoch.
+    :param new_id: makes connection ids.
+    :raises RtunnelError: when keys or certificates cannot be used.
+    :ivar started: fires when every listener is open; fails when one cannot be, or the
+        registry refuses.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: ProxyConfig,
+        reactor: Any,
+        now: Callable[[], float],
+        new_id: Callable[[], str] = lambda: uuid4().hex,
+    ) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._now = now
+        self.started: Deferred[None] = Deferred()
+        self._ready = False
+        self._ports: list[IListeningPort] = []
+        self._starting: Deferred[None] | None = None
+
+        self._policy = Policy(config.allow)
+        self._audit = AuditLog(config.audit.path, now)
+        self._registry = open_registry(config.registry.url, config.state, reactor, now)
+        credentials = load_proxy_credentials(config.state, config.cluster, now())
+        self._membership = Membership(
+            self._registry,
+            reactor,
+            ProxyRecord(
+                id=credentials.proxy_id,
+                name=config.name,
+                addresses=tuple(map(str, config.ssh.advertise)),
+                peer_addresses=tuple(map(str, config.peer.advertise)),
+                generation=int(now()),
+                started=now(),
+            ),
+        )
+        self._known = KnownClusters(self._registry, now)
+        self._accepted = self._make_accepted(new_id)
+        authentication = Authentication(
+            user_cas=credentials.user_cas,
+            agent_cas=credentials.agent_cas,
+            host_cas=(),
+            cluster=config.cluster,
+            authorized_keys=AuthorizedKeysFile(config.ssh.authorized_keys).read,
+            now=now,
+        )
+        self._factory = ServerFactory(
+            clock=reactor,
+            host_keys=[HostKey(credentials.key, credentials.certificate)],
+            identify=authentication.identify,
+            make_handler=self._accepted.make_handler,
+            limits=TransportLimits(
+                login_grace=config.limits.login_grace,
+                unauthenticated=config.limits.unauthenticated,
+                unauthenticated_per_source=config.limits.unauthenticated_per_source,
+            ),
+            events=self._accepted,
+        )
+
+    def _make_accepted(self, new_id: Callable[[], str]) -> Accepted:
+        sites: Sites[Tunnel] = Sites()
+        dispatcher = Dispatcher(
+            own_cluster=self._config.cluster,
+            policy=self._current_policy,
+            sites=sites,
+            local=LocalSite(self._config.local.allow, self._reactor),
+            known=self._known,
+            clock=self._reactor,
+        )
+        return Accepted(
+            membership=self._membership,
+            sites=sites,
+            known=self._known,
+            dispatcher=dispatcher,
+            policy=self._current_policy,
+            audit=self._audit,
+            clock=self._reactor,
+            heartbeat=self._config.tunnel.heartbeat,
+            missed=self._config.tunnel.missed,
+            new_id=new_id,
+            now=self._now,
+        )
+
+    def _current_policy(self) -> Policy:
+        return self._policy
+
+    def startService(self) -> None:
+        """Begin to start; :attr:`started` tells how it went."""
+        super().startService()
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.chainDeferred(self.started)
+
+    async def _start(self) -> None:
+        await self._registry.start()
+        await self._membership.start()
+        await self._known.start()
+        self._accepted.start()
+        for description in self._config.ssh.listen:
+            self._ports.append(await self._listen(description, self._factory))
+        self._ready = True
+        self._audit.record(ProxyStarted(proxy=self._membership.record.id))
+        self._log.info(
+            "proxy {name} ({id}) of cluster {cluster} is ready on {listen}",
+            name=self._config.name,
+            id=self._membership.record.id,
+            cluster=self._config.cluster,
+            listen=", ".join(map(_address, self._ports)),
+        )
+
+    async def _listen(self, description: str, factory: Any) -> IListeningPort:
+        try:
+            endpoint = serverFromString(self._reactor, description)
+        except ValueError as error:
+            raise ConfigError(
+                [f"{self._config.path}: {description!r} is no endpoint: {error}"]
+            ) from None
+        port: IListeningPort = await endpoint.listen(factory)
+        return port
+
+    def not_ready(self) -> str | None:
+        """Why a balancer should send nobody here; None when it should."""
+        if self._accepted.draining:
+            return "draining"
+        return None if self._ready else "starting"
+
+    def status(self) -> dict[str, Any]:
+        """The status document (design, section 8), with where this proxy listens."""
+        document = self._accepted.status()
+        document["proxy"]["listen"] = [_address(port) for port in self._ports]
+        return document
+
+    def reload(self) -> None:
+        """Read the ``[[allow]]`` rules again and reopen the audit file (SIGHUP).
+
+        A config file with errors changes nothing; each error is logged.
+        """
+        self._audit.reopen()
+        try:
+            config = load_proxy(self._config.path)
+        except ConfigError as error:
+            for problem in error.problems:
+                self._log.error("not reloaded: {problem}", problem=problem)
+            return
+        self._policy = Policy(config.allow)
+        self._log.info(
+            "reloaded {count} [[allow]] rules from {path}; other keys need a restart",
+            count=len(config.allow),
+            path=str(self._config.path),
+        )
+
+    def stopService(self) -> Deferred[None]:
+        """Drain and stop: see the design's "Drain".
+
+        :return: fires when everything is closed.
+        """
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self.not_ready() == "starting":
+            # Still starting, or never started: nothing is open to be drained.
+            if self._starting is not None:
+                self._starting.cancel()
+            await self._close_ports()
+            await self._registry.close()
+            return
+        self._ready = False
+        self._audit.record(ProxyStopping(proxy=self._membership.record.id))
+        self._accepted.refuse_new()
+        await self._said_draining()
+        await self._close_ports()
+        await self._drained(self._config.drain.timeout)
+        closing = self._accepted.close_all()
+        closing.addTimeout(FLUSH_TIMEOUT, self._reactor, onTimeoutCancel=_ignore)
+        await closing
+        self._accepted.stop()
+        self._known.stop()
+        await self._membership.leave()
+        await self._registry.close()
+        self._log.info("proxy {name} has stopped", name=self._config.name)
+
+    async def _said_draining(self) -> None:
+        try:
+            await self._membership.set_state("draining")
+        except RegistryError as error:
+            self._log.warn("the registry does not know: {error}", error=error)
+
+    async def _drained(self, timeout: float) -> None:
+        idle = self._accepted.drain(timeout)
+        if not idle.called:
+            self._log.info(
+                "waiting for {count} open connections, at most {timeout} seconds",
+                count=self._accepted.open_connections,
+                timeout=timeout,
+            )
+        idle.addTimeout(timeout, self._reactor)
+        try:
+            await idle
+        except TimeoutError:
+            self._log.warn(
+                "cutting {count} connections that are still open after {timeout} "
+                "seconds",
+                count=self._accepted.open_connections,
+                timeout=timeout,
+            )
+
+    async def _close_ports(self) -> None:
+        closing, self._ports = self._ports, []
+        for port in closing:
+            await maybeDeferred(port.stopListening)
+
+
+def _address(port: IListeningPort) -> str:
+    address = port.getHost()
+    if isinstance(address, IPv4Address):
+        return f"{address.host}:{address.port}"
+    if isinstance(address, IPv6Address):
+        return f"[{address.host}]:{address.port}"
+    return str(address)
+
+
+def _ignore(result: object, timeout: float) -> None:
+    """What did not go by itself is cut when the process ends."""

@@ -1,0 +1,79 @@
+"""The status document as text for a terminal. Pure.
+
+The same tables for ``rtunnel ls`` and ``rtunnel status``, and for ``ssh PROXY ls``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def clusters_text(status: Mapping[str, Any]) -> str:
+    """One line for each cluster: its name, whether it is online, its tunnels."""
+    clusters = status["clusters"]
+    if not clusters:
+        return "no clusters yet: an agent appears here when its tunnel is up\n"
+    return table(
+        ("CLUSTER", "STATE", "TUNNELS"),
+        [
+            (
+                cluster["name"],
+                "online" if cluster["online"] else "offline",
+                str(len(cluster["tunnels"])),
+            )
+            for cluster in clusters
+        ],
+    )
+
+
+def status_text(status: Mapping[str, Any]) -> str:
+    """Proxies first, then every tunnel of every cluster."""
+    names = {proxy["id"]: proxy["name"] for proxy in status["proxies"]}
+    own = status["proxy"]["id"]
+    proxies = table(
+        ("PROXY", "STATE", "ID"),
+        [
+            (
+                proxy["name"] + (" (this)" if proxy["id"] == own else ""),
+                proxy["state"],
+                proxy["id"],
+            )
+            for proxy in status["proxies"]
+        ],
+    )
+    rows = [
+        (
+            cluster["name"],
+            names.get(tunnel["proxy"], tunnel["proxy"]),
+            tunnel["agent"],
+            tunnel["since"],
+            _milliseconds(tunnel["rtt_seconds"]),
+            str(tunnel["channels"]),
+        )
+        for cluster in status["clusters"]
+        for tunnel in cluster["tunnels"]
+    ]
+    rows += [
+        (cluster["name"], "-", "offline", "-", "-", "-")
+        for cluster in status["clusters"]
+        if not cluster["tunnels"]
+    ]
+    if not rows:
+        return f"{proxies}\n{clusters_text(status)}"
+    tunnels = table(("CLUSTER", "PROXY", "AGENT", "SINCE", "RTT", "CHANNELS"), rows)
+    return f"{proxies}\n{tunnels}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell, two spaces apart, one line a row."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [head, *rows]
+    ]
+    return "".join(line.rstrip() + "\n" for line in lines)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.1f} ms"

@@ -1,0 +1,29 @@
+"""Tests of :mod:`rtunnel.proxy.refusals`."""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtunnel.naming import Target
+from rtunnel.proxy import refusals
+
+
+class RefusalTests(SynchronousTestCase):
+    """What a client is told."""
+
+    def test_each_way_to_fail_has_its_code(self) -> None:
+        """RFC 4254 section 5.1: 1 prohibited, 2 connect failed, 4 shortage."""
+        target = Target("web1", "b", 22)
+        for refusal, code in (
+            (refusals.not_allowed("alice", target), 1),
+            (refusals.local_not_listed(target), 1),
+            (refusals.unknown_cluster("x", []), 1),
+            (refusals.offline("b"), 2),
+            (refusals.no_answer("b", 15), 2),
+            (refusals.tunnel_lost("b"), 2),
+            (refusals.draining(), 4),
+        ):
+            self.assertEqual(refusal.reason_code, code, refusal.text)
+
+    def test_a_near_miss_is_suggested(self) -> None:
+        """Only from the names passed in, which are those the user may know."""
+        self.assertIn("'paris'", refusals.unknown_cluster("pariss", ["paris"]).text)
+        self.assertNotIn("mean", refusals.unknown_cluster("pariss", ["oslo"]).text)
