@@ -44,22 +44,30 @@ def openssh_file(
     )
 
 
+def rsa_key(bits: int = 2048, name: str = "") -> rsa.RSAPrivateKey:
+    """An RSA key, made once for each ``name``: making them is slow."""
+    return _make_rsa_key(bits, name)
+
+
+def private_key(key_type: bytes, name: str = "") -> PrivateKey:
+    """One key of each type, the same one throughout a run for each ``name``."""
+    return _make_private_key(key_type, name)
+
+
 @functools.cache
-def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
-    """An RSA key, made once: making them is slow."""
+def _make_rsa_key(bits: int, name: str) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, bits)
 
 
 @functools.cache
-def private_key(key_type: bytes, name: str = "") -> PrivateKey:
-    """One key of each type, the same one throughout a run for each ``name``."""
+def _make_private_key(key_type: bytes, name: str) -> PrivateKey:
     if key_type == ED25519:
         return PrivateKey.generate()
-    if key_type == ECDSA_P256:
-        return PrivateKey.from_openssh(
-            openssh_file(ec.generate_private_key(ec.SECP256R1()))
-        )
-    return PrivateKey.from_openssh(openssh_file(rsa_key()))
+    if key_type == RSA:
+        return PrivateKey.from_openssh(openssh_file(rsa_key(name=name)))
+    return PrivateKey.from_openssh(
+        openssh_file(ec.generate_private_key(ec.SECP256R1()))
+    )
 
 
 def rsa_sha1_signature(key: rsa.RSAPrivateKey, data: bytes) -> bytes:
