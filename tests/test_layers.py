@@ -14,11 +14,18 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Lowest first. Each line may import from its own and from lower lines. A package
 #: stands for all its modules, unless one of them has a place of its own.
 FLOORS = (
-    ("rtunnel", "rtunnel.errors", "rtunnel.wire", "rtunnel.naming"),
+    (
+        "rtunnel",
+        "rtunnel.errors",
+        "rtunnel.wire",
+        "rtunnel.naming",
+        "rtunnel.timestamps",
+    ),
     (
         "rtunnel.discovery",
         "rtunnel.trust",
         "rtunnel.metrics",
+        "rtunnel.audit.events",
         "rtunnel.registry.records",
         "rtunnel.registry.interface",
         "rtunnel.registry.holder",
@@ -32,9 +39,10 @@ FLOORS = (
         "rtunnel.config",
         "rtunnel.state_directory",
         "rtunnel.audit",
+        "rtunnel.logging_format",
     ),
     ("rtunnel.agent", "rtunnel.proxy"),
-    ("rtunnel.web",),
+    ("rtunnel.web", "rtunnel.admin_client"),
     ("rtunnel.tap", "rtunnel.cli"),
 )
 #: The floors that know bytes, values and decisions, and no Twisted.

@@ -1,0 +1,237 @@
+"""The audit events: a closed set, each one line of JSON.
+
+Pure. Every line has the same fields in the same order; what an event does not speak of
+is null. Whatever came from a peer is escaped and cut, so that a line is always one line
+and no name can look like another field. No key, token or payload has a place here.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar, Literal
+
+import attrs
+
+from rtunnel.naming import printable
+from rtunnel.timestamps import rfc3339
+
+#: The fields of every line.
+FIELDS = (
+    "time",
+    "event",
+    "connection_id",
+    "user",
+    "key_id",
+    "source",
+    "cluster",
+    "target",
+    "proxy",
+    "agent",
+    "outcome",
+    "bytes_in",
+    "bytes_out",
+    "seconds",
+    "reason",
+)
+
+#: How it went: as it should, not allowed, or tried in vain.
+Outcome = Literal["ok", "refused", "failed"]
+
+
+@attrs.frozen(kw_only=True)
+class LoginAccepted:
+    """A client or an agent has logged in.
+
+    :param user: for a client, who it is; ``key_id`` is that of the certificate, or the
+        fingerprint of a plain key.
+    :param cluster: for an agent, the cluster it serves; ``agent`` is its instance id.
+    :param source: address it came from.
+    """
+
+    event: ClassVar[str] = "login_accepted"
+    proxy: str
+    source: str
+    user: str | None = None
+    key_id: str | None = None
+    cluster: str | None = None
+    agent: str | None = None
+    outcome: Outcome = "ok"
+
+
+@attrs.frozen(kw_only=True)
+class LoginRefused:
+    """Somebody could not prove to be anybody whom we know.
+
+    :param user: the login name that was tried; proves nothing.
+    """
+
+    event: ClassVar[str] = "login_refused"
+    proxy: str
+    source: str
+    reason: str
+    user: str | None = None
+    key_id: str | None = None
+    outcome: Outcome = "refused"
+
+
+@attrs.frozen(kw_only=True)
+class TunnelUp:
+    """An agent's tunnel takes connections from now on."""
+
+    event: ClassVar[str] = "tunnel_up"
+    proxy: str
+    source: str
+    cluster: str
+    agent: str
+    outcome: Outcome = "ok"
+
+
+@attrs.frozen(kw_only=True)
+class TunnelDown:
+    """An agent's tunnel is gone.
+
+    :param seconds: how long it was up.
+    """
+
+    event: ClassVar[str] = "tunnel_down"
+    proxy: str
+    source: str
+    cluster: str
+    agent: str
+    seconds: float
+    reason: str
+    outcome: Outcome = "ok"
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionOpened:
+    """A user's connection has reached its target.
+
+    :param agent: instance id of the agent it goes through; None when dialled directly.
+    """
+
+    event: ClassVar[str] = "connection_opened"
+    connection_id: str
+    user: str
+    key_id: str
+    source: str
+    cluster: str
+    target: str
+    proxy: str
+    agent: str | None = None
+    outcome: Outcome = "ok"
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionRefused:
+    """A user's connection has not reached its target.
+
+    :param outcome: "refused" when a rule forbids it, "failed" when it was tried.
+    """
+
+    event: ClassVar[str] = "connection_refused"
+    connection_id: str
+    user: str
+    key_id: str
+    source: str
+    cluster: str
+    target: str
+    proxy: str
+    reason: str
+    agent: str | None = None
+    outcome: Outcome = "refused"
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionClosed:
+    """A user's connection is over.
+
+    :param bytes_in: from the user to the target.
+    :param bytes_out: from the target to the user.
+    :param seconds: how long it was open.
+    :param reason: why it broke; "" when both sides had ended it, which is what
+        ``outcome`` goes by when it is not given.
+    """
+
+    event: ClassVar[str] = "connection_closed"
+    connection_id: str
+    user: str
+    key_id: str
+    source: str
+    cluster: str
+    target: str
+    proxy: str
+    bytes_in: int
+    bytes_out: int
+    seconds: float
+    reason: str = ""
+    agent: str | None = None
+    outcome: Outcome = attrs.field()
+
+    @outcome.default
+    def _outcome_by_reason(self) -> Outcome:
+        return "failed" if self.reason else "ok"
+
+
+@attrs.frozen(kw_only=True)
+class ProxyStarted:
+    """The proxy listens."""
+
+    event: ClassVar[str] = "proxy_started"
+    proxy: str
+    outcome: Outcome = "ok"
+
+
+@attrs.frozen(kw_only=True)
+class ProxyStopping:
+    """The proxy takes nothing new and will end.
+
+    :param reason: who or what asked for it.
+    """
+
+    event: ClassVar[str] = "proxy_stopping"
+    proxy: str
+    reason: str = ""
+    outcome: Outcome = "ok"
+
+
+@attrs.frozen(kw_only=True)
+class PolicyReloaded:
+    """The rules on who may reach what were read again.
+
+    :param outcome: "failed" when they could not be used and the old ones stay.
+    """
+
+    event: ClassVar[str] = "policy_reloaded"
+    proxy: str
+    reason: str = ""
+    outcome: Outcome = "ok"
+
+
+Event = (
+    LoginAccepted
+    | LoginRefused
+    | TunnelUp
+    | TunnelDown
+    | ConnectionOpened
+    | ConnectionRefused
+    | ConnectionClosed
+    | ProxyStarted
+    | ProxyStopping
+    | PolicyReloaded
+)
+
+
+def event_line(event: Event, time: float) -> str:
+    """An event as one line of JSON, its newline included.
+
+    :param time: when it happened, seconds since the epoch.
+    """
+    line: dict[str, object] = dict.fromkeys(FIELDS)
+    line["time"] = rfc3339(time)
+    line["event"] = event.event
+    for name, value in attrs.asdict(event).items():
+        line[name] = printable(value) if isinstance(value, str) else value
+    if line["seconds"] is not None:
+        line["seconds"] = round(max(0.0, float(str(line["seconds"]))), 3)
+    return json.dumps(line, ensure_ascii=False) + "\n"
