@@ -1,0 +1,152 @@
+"""The SSH connections that a listener accepts, and those that we dial."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from twisted.conch.ssh.factory import SSHFactory
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory
+
+from rtunnel.ssh.admission import Admission
+from rtunnel.ssh.connection import Connection, ConnectionHandler
+from rtunnel.ssh.exchanges import HostCheck
+from rtunnel.ssh.host_key import HostKey
+from rtunnel.ssh.limits import DEFAULT_LIMITS, TransportLimits
+from rtunnel.ssh.transport import ClientTransport, ServerTransport
+from rtunnel.ssh.userauth import LoginEvents, LoginRules
+from rtunnel.ssh.userauth_client import Credentials
+from rtunnel.trust.identity import Identity
+from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, Algorithms
+from rtunnel.wire.certificate import Certificate
+from rtunnel.wire.keys import PrivateKey
+
+MakeConnection: TypeAlias = Callable[[ConnectionHandler], Connection]
+
+
+class ServerFactory(SSHFactory):
+    """Accepts SSH connections.
+
+    :param clock: for every timer of every connection.
+    :param host_keys: what to prove ourselves with; a callable is asked for each new
+        connection, so that keys and certificates can be renewed.
+    :param identify: from algorithm, key or certificate blob and the peer's address to
+        who that is; raises :class:`~rtunnel.errors.AuthenticationRefused`.
+    :param make_handler: what an identity's connection talks to.
+    :param events: hears of every login that is decided.
+    :param algorithms: what to offer and to take.
+    :param make_connection: the service around a handler.
+    :param random: this many random bytes.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        host_keys: Sequence[HostKey] | Callable[[], Sequence[HostKey]],
+        identify: Callable[[bytes, bytes, str], Identity],
+        make_handler: Callable[[Identity], ConnectionHandler],
+        limits: TransportLimits = DEFAULT_LIMITS,
+        events: LoginEvents | None = None,
+        algorithms: Algorithms = DEFAULT_ALGORITHMS,
+        make_connection: MakeConnection = Connection,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.admission = Admission(limits)
+        self._clock = clock
+        self._host_keys = host_keys if callable(host_keys) else lambda: host_keys
+        self._limits = limits
+        self._algorithms = algorithms
+        self._random = random
+        self._rules = LoginRules(
+            identify, lambda identity: make_connection(make_handler(identity)), events
+        )
+
+    @property
+    def draining(self) -> bool:
+        """Whether new connections are refused, with a DISCONNECT that says so."""
+        return self.admission.draining
+
+    @draining.setter
+    def draining(self, value: bool) -> None:
+        self.admission.draining = value
+
+    @property
+    def unauthenticated(self) -> int:
+        """Connections that have not logged in yet."""
+        return self.admission.unauthenticated
+
+    def startFactory(self) -> None:
+        """Conch looks for its own kind of host keys here; ours are there already."""
+
+    def buildProtocol(self, addr: IAddress | None) -> ServerTransport:
+        """Our end of a connection just accepted."""
+        transport = ServerTransport(
+            host_keys=self._host_keys(),
+            rules=self._rules,
+            admission=self.admission,
+            clock=self._clock,
+            limits=self._limits,
+            algorithms=self._algorithms,
+            random=self._random,
+        )
+        transport.factory = self
+        return transport
+
+
+class ClientFactory(Factory):
+    """Opens SSH connections; what it builds has ``ready``.
+
+    :param clock: for every timer.
+    :param username: the login name; no identity.
+    :param key: what to log in with.
+    :param certificate: the certificate for ``key``, if there is one.
+    :param check_host: from host key algorithm and blob to what was believed; raises to
+        hang up before we authenticate.
+    :param handler: what the connection talks to.
+    :param algorithms: what to offer.
+    :param make_connection: the service around the handler.
+    :param random: this many random bytes.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        username: str,
+        key: PrivateKey,
+        certificate: Certificate | None,
+        check_host: HostCheck,
+        handler: ConnectionHandler,
+        limits: TransportLimits = DEFAULT_LIMITS,
+        algorithms: Algorithms = DEFAULT_ALGORITHMS,
+        make_connection: MakeConnection = Connection,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._clock = clock
+        self._credentials = Credentials(username, key, certificate)
+        self._check_host = check_host
+        self._make_service = lambda: make_connection(handler)
+        self._limits = limits
+        self._algorithms = algorithms
+        self._random = random
+
+    def buildProtocol(self, addr: IAddress | None) -> ClientTransport:
+        """Our end of a connection just made."""
+        transport = ClientTransport(
+            credentials=self._credentials,
+            check_host=self._check_host,
+            make_service=self._make_service,
+            clock=self._clock,
+            limits=self._limits,
+            algorithms=self._algorithms,
+            random=self._random,
+        )
+        transport.factory = self
+        return transport
