@@ -39,6 +39,7 @@ from rtunnel.trust.hosts import (
 )
 
 _PORTS = re.compile(r"\*|([0-9]{1,5})(?:-([0-9]{1,5}))?")
+_NETWORK = re.compile(r"[0-9A-Fa-f.:]+(/[0-9]{1,3})?")
 _LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 
 #: What a pattern looks like, for error messages.
@@ -273,12 +274,11 @@ def _parse_pattern_host(text: str) -> str | IPNetwork:
 def _parse_network(
     text: str, family: type[IPv4Network] | type[IPv6Network]
 ) -> IPNetwork:
-    address, slash, length = text.partition("/")
-    number = int(length) if re.fullmatch("[0-9]{1,3}", length) else None
+    # The pattern keeps out zones, and netmasks in place of a prefix length.
     try:
-        if "%" in text or (slash and number is None):
+        if _NETWORK.fullmatch(text) is None:
             raise ValueError
-        network = family((address, family.max_prefixlen if number is None else number))
+        network = family(text)
     except ValueError:
         kind = "IPv4" if family is IPv4Network else "IPv6"
         raise InvalidName(
