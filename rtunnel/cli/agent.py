@@ -1,0 +1,163 @@
+"""``rtunnel agent``: agents made by hand, without a token."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import click
+
+from rtunnel.cli.issuing import (
+    check_renewable,
+    check_state,
+    parse_agent_toml,
+    public_key_lines,
+)
+from rtunnel.cli.options import (
+    DEFAULT_VALIDITY,
+    DIRECTORY,
+    cluster_name,
+    force_option,
+    set_option,
+    state_option,
+    ttl_option,
+)
+from rtunnel.cli.printing import shell_path, steps, until
+from rtunnel.config import agent_toml, load_proxy
+from rtunnel.errors import ConfigError, RtunnelError
+from rtunnel.state_directory import (
+    AGENT_CA,
+    AGENT_CONFIG,
+    AGENT_KEY,
+    HOST_CA,
+    PROXY_CONFIG,
+    certificate_path,
+    load_authority,
+    load_certificate,
+    load_trust_anchors,
+    make_directory,
+    public_path,
+    refuse_existing,
+    write_key_pair,
+    write_public,
+)
+from rtunnel.trust.authority import CertificateAuthority
+from rtunnel.wire.certificate import CertificateKind
+from rtunnel.wire.keys import PrivateKey
+
+
+@click.group()
+def agent() -> None:
+    """Make and renew agents."""
+
+
+@agent.command()
+@click.argument("cluster", type=cluster_name)
+@state_option
+@click.option(
+    "--out",
+    required=True,
+    type=DIRECTORY,
+    metavar="DIR",
+    help="The state directory to make; copy it to the agent's machine.",
+)
+@ttl_option(DEFAULT_VALIDITY)
+@set_option
+@force_option
+def sign(
+    cluster: str,
+    state: Path,
+    out: Path,
+    ttl: int,
+    settings: tuple[str, ...],
+    force: bool,
+) -> None:
+    """Make the state directory of an agent of CLUSTER.
+
+    It gets a key with its certificate, the host authority's public key, and
+    agent.toml.
+    """
+    proxies = load_proxy(state / PROXY_CONFIG)
+    if cluster == proxies.cluster:
+        raise RtunnelError(
+            f"{cluster} is the proxies' own cluster, which they reach themselves; name "
+            "another for the hosts behind the agent"
+        )
+    if not proxies.ssh.public:
+        raise ConfigError(
+            [
+                f"{proxies.path}: ssh.public: found [], expected the addresses where "
+                'agents find the proxies, as in ["lb.example.com:3023"]'
+            ]
+        )
+    text = agent_toml({"cluster": cluster, "proxies": proxies.ssh.public}, settings)
+    config = parse_agent_toml(text)
+    check_state(config, out)
+    if config.cluster != cluster:
+        raise ConfigError(
+            [
+                f'--set: cluster: found "{config.cluster}", expected "{cluster}", '
+                "which is what the certificate will say"
+            ]
+        )
+    authority = CertificateAuthority(load_authority(state, AGENT_CA), now=time.time)
+    host_cas = load_trust_anchors(public_path(state / HOST_CA))
+    path = out / AGENT_KEY
+    anchors = public_path(out / HOST_CA)
+    if not force:
+        refuse_existing(
+            [
+                *(path, public_path(path), certificate_path(path)),
+                *(anchors, out / AGENT_CONFIG),
+            ]
+        )
+    make_directory(out)
+    key = PrivateKey.generate()
+    instance = str(uuid4())
+    certificate = authority.sign_agent(
+        key.public, cluster=cluster, instance=instance, validity=ttl
+    )
+    comment = f"rtunnel agent {instance} of {cluster}"
+    write_key_pair(path, key, comment, force=force)
+    write_public(
+        certificate_path(path), certificate.to_openssh(comment) + "\n", force=force
+    )
+    ca_comment = f"rtunnel {HOST_CA} of {proxies.cluster}"
+    write_public(anchors, public_key_lines(host_cas, ca_comment), force=force)
+    write_public(out / AGENT_CONFIG, text, force=force)
+    command = f"twistd -n rtunnel-agent --config {shell_path(out / AGENT_CONFIG)}"
+    click.echo(
+        f"An agent of cluster {cluster} is ready in {shell_path(out)}, valid until "
+        f"{until(certificate)}.\n\n"
+        + steps(("Copy the directory to the agent's machine and start it:", command))
+    )
+
+
+@agent.command()
+@state_option
+@click.option(
+    "--certificate",
+    "path",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The agent's certificate, agent_key-cert.pub, or a copy of it.",
+)
+@ttl_option(DEFAULT_VALIDITY)
+def renew(state: Path, path: Path, ttl: int) -> None:
+    """Sign an agent's certificate again, for the same key and the same agent.
+
+    It is replaced in place; no private key but the authority's is needed, so the file
+    may be a copy from the agent's machine, to be copied back. An agent takes a new
+    certificate at its next start.
+    """
+    ca = load_authority(state, AGENT_CA)
+    old = load_certificate(path)
+    check_renewable(path, old, CertificateKind.USER, ca.public, "rtunnel agent sign")
+    new = CertificateAuthority(ca, now=time.time).sign_agent(
+        old.key, cluster=old.principals[0], instance=old.key_id, validity=ttl
+    )
+    comment = f"rtunnel agent {new.key_id} of {new.principals[0]}"
+    write_public(path, new.to_openssh(comment) + "\n", force=True)
+    click.echo(f"Signed {shell_path(path)} again, valid until {until(new)}.")

@@ -1,0 +1,138 @@
+"""``rtunnel init``: a new cluster, and the state directory of its first proxy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import uuid4
+
+import click
+
+from rtunnel.cli.issuing import (
+    check_state,
+    parse_proxy_toml,
+    sign_host_key,
+    write_host_key,
+)
+from rtunnel.cli.options import (
+    DEFAULT_VALIDITY,
+    cluster_name,
+    dial_address,
+    force_option,
+    set_option,
+    state_option,
+    ttl_option,
+)
+from rtunnel.cli.printing import shell_path, steps
+from rtunnel.config import Address, ProxyConfig, proxy_toml
+from rtunnel.state_directory import (
+    AGENT_CA,
+    AUTHORIZED_KEYS,
+    HOST_CA,
+    HOST_KEY,
+    PROXY_CONFIG,
+    USER_CA,
+    certificate_path,
+    make_directory,
+    public_path,
+    refuse_existing,
+    write_key_pair,
+    write_public,
+)
+from rtunnel.wire.keys import PrivateKey
+
+FIRST_AUTHORIZED_KEYS = """\
+# People who may log in with a plain key, one a line, as in OpenSSH's authorized_keys.
+# The comment is the person's name, which [[allow]] rules in proxy.toml speak of:
+#
+#   ssh-ed25519 AAAA... alice
+#   from="192.0.2.0/24",expiry-time="20301231" ssh-ed25519 AAAA... bob
+#
+# People with a certificate from `rtunnel user sign` need no line here.
+"""
+
+
+@click.command()
+@state_option
+@click.option(
+    "--cluster",
+    type=cluster_name,
+    required=True,
+    metavar="NAME",
+    help="The name of the proxies' own cluster.",
+)
+@click.option(
+    "--public",
+    type=dial_address,
+    multiple=True,
+    required=True,
+    metavar="HOST:PORT",
+    help="Where agents and clients reach the proxies: the load balancer, or the one "
+    "proxy. May be repeated.",
+)
+@ttl_option(DEFAULT_VALIDITY)
+@set_option
+@force_option
+def init(
+    state: Path,
+    cluster: str,
+    public: tuple[Address, ...],
+    ttl: int,
+    settings: tuple[str, ...],
+    force: bool,
+) -> None:
+    """Make a cluster and its first proxy.
+
+    Writes three authorities (for proxies, agents and people), a host key with its
+    certificate, and proxy.toml into the state directory.
+    """
+    text = proxy_toml({"cluster": cluster, "ssh": {"public": public}}, settings)
+    config = parse_proxy_toml(text)
+    check_state(config, state)
+    authorities = {name: state / name for name in (HOST_CA, AGENT_CA, USER_CA)}
+    keys = [*authorities.values(), state / HOST_KEY]
+    if not force:
+        refuse_existing(
+            [
+                *keys,
+                *map(public_path, keys),
+                certificate_path(state / HOST_KEY),
+                state / PROXY_CONFIG,
+            ]
+        )
+    make_directory(state)
+    host_ca = PrivateKey.generate()
+    host_key = PrivateKey.generate()
+    certificate = sign_host_key(
+        host_ca, host_key.public, str(uuid4()), config, ttl, [config.name]
+    )
+    for name, path in authorities.items():
+        key = host_ca if name == HOST_CA else PrivateKey.generate()
+        write_key_pair(path, key, f"rtunnel {name} of {config.cluster}", force=force)
+    write_host_key(state, host_key, certificate, force=force)
+    write_public(state / PROXY_CONFIG, text, force=force)
+    if not (state / AUTHORIZED_KEYS).exists():
+        write_public(state / AUTHORIZED_KEYS, FIRST_AUTHORIZED_KEYS)
+    click.echo(_next_steps(state, config))
+
+
+def _next_steps(state: Path, config: ProxyConfig) -> str:
+    where = shell_path(state)
+    config_file = shell_path(state / PROXY_CONFIG)
+    jump = config.ssh.public[0] if config.ssh.public else "PROXY"
+    return f"Cluster {config.cluster} is ready in {where}.\n\n" + steps(
+        ("Start the proxy:", f"twistd -n rtunnel-proxy --config {config_file}"),
+        (
+            "Make an agent of a cluster b, in a directory to copy to its machine:",
+            f"rtunnel agent sign b --state {where} --out agent-b",
+        ),
+        ("and start it there:", "twistd -n rtunnel-agent --config agent-b/agent.toml"),
+        (
+            "Let a person in:",
+            f"rtunnel user sign alice --state {where} --key ~/.ssh/id_ed25519.pub",
+        ),
+        (
+            "Tell people's ssh which proxies to believe:",
+            f"rtunnel ssh-config --state {where}",
+        ),
+        ("Then:", f"ssh -J {jump} root@web1.b"),
+    )

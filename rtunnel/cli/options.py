@@ -1,0 +1,136 @@
+"""Options and arguments that several verbs take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from rtunnel.config.addresses import Address
+from rtunnel.config.checks import is_proxy_name
+from rtunnel.errors import InvalidName
+from rtunnel.naming import check_cluster, check_user
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+#: Seconds in each unit of a duration.
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+#: Seconds in the longest duration that is taken: ten years.
+MAX_DURATION = 520 * UNITS["w"]
+
+#: How long host and agent certificates are valid unless told otherwise.
+DEFAULT_VALIDITY = "52w"
+
+_DURATION = re.compile(r"(?:[0-9]{1,9}[smhdw])+")
+_PART = re.compile(r"([0-9]+)([smhdw])")
+
+
+def duration(text: str) -> int:
+    """``90s``, ``8h``, ``1d12h`` in seconds, from 1 to :data:`MAX_DURATION`.
+
+    As ``ssh-keygen`` takes them, but the unit has to be there.
+
+    :raises BadParameter: when it is none.
+    """
+    if _DURATION.fullmatch(text) is None:
+        raise click.BadParameter(
+            f"{text!r} is not a duration: give a number and one of s, m, h, d, w, as "
+            "in 8h"
+        )
+    seconds = sum(int(n) * UNITS[unit] for n, unit in _PART.findall(text))
+    if not 1 <= seconds <= MAX_DURATION:
+        raise click.BadParameter(f"{text!r} is not between 1s and 520w")
+    return seconds
+
+
+def cluster_name(text: str) -> str:
+    """A cluster name.
+
+    :raises BadParameter: when it is none.
+    """
+    try:
+        return check_cluster(text)
+    except InvalidName as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def proxy_name(text: str) -> str:
+    """A proxy's name.
+
+    :raises BadParameter: when it is none.
+    """
+    if not is_proxy_name(text):
+        raise click.BadParameter(
+            f"{text!r} is not a proxy's name: letters, digits and '._-', at most 253"
+        )
+    return text
+
+
+def user_name(text: str) -> str:
+    """A person's name, or a principal.
+
+    :raises BadParameter: when it is none.
+    """
+    try:
+        return check_user(text)
+    except InvalidName as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def dial_address(text: str) -> Address:
+    """Where to reach proxies: ``HOST:PORT``, or ``tls:HOST:PORT``.
+
+    :raises BadParameter: when it is none.
+    """
+    try:
+        return Address.parse(text)
+    except InvalidName as error:
+        raise click.BadParameter(str(error)) from None
+
+
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+
+state_option = click.option(
+    "--state",
+    type=DIRECTORY,
+    envvar="RTUNNEL_STATE",
+    default=".",
+    metavar="DIR",
+    help="State directory. Default: $RTUNNEL_STATE, else the current directory.",
+)
+
+set_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a key of the config file that is written; VALUE in TOML, as in "
+    "'tunnel.heartbeat=2'. May be repeated.",
+)
+
+force_option = click.option(
+    "--force", is_flag=True, help="Overwrite files that are there already."
+)
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, for programs."
+)
+
+
+def ttl_option(default: str) -> Callable[[_Command], _Command]:
+    """``--ttl``: how long a new certificate is valid.
+
+    :param default: a duration.
+    """
+    return click.option(
+        "--ttl",
+        type=duration,
+        default=default,
+        show_default=True,
+        metavar="TIME",
+        help="How long the certificate is valid: 30m, 8h, 7d, 52w.",
+    )

@@ -1,0 +1,222 @@
+"""``rtunnel proxy``: further proxies of a cluster."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import click
+
+from rtunnel.cli.init import FIRST_AUTHORIZED_KEYS
+from rtunnel.cli.issuing import (
+    check_renewable,
+    check_state,
+    host_certificate_line,
+    parse_proxy_toml,
+    public_key_lines,
+    sign_host_key,
+    write_host_key,
+)
+from rtunnel.cli.options import (
+    DEFAULT_VALIDITY,
+    DIRECTORY,
+    force_option,
+    proxy_name,
+    set_option,
+    state_option,
+    ttl_option,
+)
+from rtunnel.cli.printing import shell_path, steps, until
+from rtunnel.config import ProxyConfig, load_proxy, proxy_toml
+from rtunnel.errors import ConfigError, RtunnelError
+from rtunnel.state_directory import (
+    AGENT_CA,
+    AUTHORIZED_KEYS,
+    HOST_CA,
+    HOST_KEY,
+    PROXY_CONFIG,
+    USER_CA,
+    certificate_path,
+    load_authority,
+    load_certificate,
+    load_trust_anchors,
+    make_directory,
+    public_path,
+    refuse_existing,
+    write_public,
+)
+from rtunnel.wire.certificate import CertificateKind
+from rtunnel.wire.keys import PrivateKey
+
+#: Keys of ``proxy.toml`` that speak of one proxy only.
+OWN_KEYS = (
+    ("name",),
+    ("state",),
+    ("ssh", "advertise"),
+    ("ssh", "authorized_keys"),
+    ("peer", "advertise"),
+    ("audit", "path"),
+)
+
+
+@click.group()
+def proxy() -> None:
+    """Make and renew further proxies."""
+
+
+@proxy.command()
+@click.argument("name", type=proxy_name)
+@state_option
+@click.option(
+    "--out",
+    required=True,
+    type=DIRECTORY,
+    metavar="DIR",
+    help="The state directory to make.",
+)
+@ttl_option(DEFAULT_VALIDITY)
+@set_option
+@force_option
+def sign(
+    name: str,
+    state: Path,
+    out: Path,
+    ttl: int,
+    settings: tuple[str, ...],
+    force: bool,
+) -> None:
+    """Make the state directory of another proxy, called NAME.
+
+    It gets a host key and certificate of its own, the authorities' public keys, the
+    same registry, and the settings of the first proxy but those that speak of that
+    proxy alone.
+    """
+    first = load_proxy(state / PROXY_CONFIG)
+    text = proxy_toml(_common_settings(first) | {"name": name}, settings)
+    config = parse_proxy_toml(text)
+    check_state(config, out)
+    _check_shared(first, config)
+    if out.resolve() == state.resolve():
+        raise RtunnelError(
+            f"--out {shell_path(out)}: is the first proxy's own directory; name "
+            "another, or sign its certificate again with `rtunnel proxy renew`"
+        )
+    host_ca = load_authority(state, HOST_CA)
+    anchors = {
+        public_path(out / ca): load_trust_anchors(public_path(state / ca))
+        for ca in (HOST_CA, AGENT_CA, USER_CA)
+    }
+    people = FIRST_AUTHORIZED_KEYS
+    if first.ssh.authorized_keys.exists():
+        people = first.ssh.authorized_keys.read_text("utf-8")
+    if not force:
+        key = out / HOST_KEY
+        refuse_existing(
+            [
+                *(key, public_path(key), certificate_path(key)),
+                *anchors,
+                *(out / PROXY_CONFIG, out / AUTHORIZED_KEYS),
+            ]
+        )
+    make_directory(out)
+    host_key = PrivateKey.generate()
+    certificate = sign_host_key(
+        host_ca, host_key.public, str(uuid4()), config, ttl, [config.name]
+    )
+    for path, keys in anchors.items():
+        comment = f"rtunnel {path.stem} of {config.cluster}"
+        write_public(path, public_key_lines(keys, comment), force=force)
+    write_host_key(out, host_key, certificate, force=force)
+    write_public(out / AUTHORIZED_KEYS, people, force=force)
+    write_public(out / PROXY_CONFIG, text, force=force)
+    click.echo(_next_steps(first, config, out))
+
+
+@proxy.command()
+@state_option
+@click.option(
+    "--certificate",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The host certificate to renew. Default: the one in the state directory.",
+)
+@ttl_option(DEFAULT_VALIDITY)
+def renew(state: Path, path: Path | None, ttl: int) -> None:
+    """Sign a host certificate again, for the same key and the same proxy.
+
+    It is replaced in place; no private key but the authority's is needed, so the
+    certificate of another proxy may be a copy, to be copied back. Names that
+    ssh.public of proxy.toml has gained since are added. A proxy takes a new
+    certificate at its next start.
+    """
+    config = load_proxy(state / PROXY_CONFIG)
+    path = path or certificate_path(state / HOST_KEY)
+    old = load_certificate(path)
+    host_ca = load_authority(state, HOST_CA)
+    check_renewable(
+        path, old, CertificateKind.HOST, host_ca.public, "rtunnel proxy sign"
+    )
+    proxy_id, _, *names = old.principals
+    new = sign_host_key(host_ca, old.key, proxy_id, config, ttl, names)
+    write_public(path, host_certificate_line(new), force=True)
+    click.echo(f"Signed {shell_path(path)} again, valid until {until(new)}.")
+
+
+def _common_settings(first: ProxyConfig) -> dict[str, Any]:
+    """What of the first proxy's file holds for every proxy, as TOML data."""
+    data = tomllib.loads(first.path.read_text("utf-8"))
+    for *tables, key in OWN_KEYS:
+        table = data
+        for name in tables:
+            table = table.get(name, {})
+        table.pop(key, None)
+    # Without the key there is no access, and a rendered file would have a first rule.
+    data.setdefault("allow", [])
+    kind, _, rest = first.registry.url.partition(":")
+    if kind == "sqlite":
+        url = f"sqlite:{(first.state / rest).resolve()}"
+        data["registry"] = data.get("registry", {}) | {"url": url}
+    return data
+
+
+def _check_shared(first: ProxyConfig, config: ProxyConfig) -> None:
+    """Both proxies have to be of one cluster and see one registry."""
+    if config.cluster != first.cluster:
+        raise ConfigError(
+            [
+                f'--set: cluster: found "{config.cluster}", expected '
+                f'"{first.cluster}"; another cluster is made with `rtunnel init`'
+            ]
+        )
+    if config.registry.url == "memory:":
+        raise ConfigError(
+            [
+                f'{first.path}: registry.url: found "memory:", expected '
+                '"sqlite:PATH" or "etcd:URL,..."; proxies find each other only in a '
+                "registry that all of them can reach"
+            ]
+        )
+    if config.name == first.name:
+        raise ConfigError([f"{first.path}: the first proxy is called {first.name} too"])
+
+
+def _next_steps(first: ProxyConfig, config: ProxyConfig, out: Path) -> str:
+    lines = [f"Proxy {config.name} of cluster {config.cluster} is ready in "]
+    lines[0] += f"{shell_path(out)}."
+    if config.registry.url.startswith("sqlite:"):
+        lines.append(
+            f"It shares the registry {config.registry.url} and so has to run on this "
+            "machine; for several machines use etcd: as registry.url."
+        )
+        busy = [each for each in config.ssh.listen if each in first.ssh.listen]
+        busy += [each for each in config.web.listen if each in first.web.listen]
+        if busy:
+            lines.append(
+                f"{first.name} listens on {', '.join(busy)} too: on one machine each "
+                "proxy needs its own; change ssh.listen and web.listen."
+            )
+    command = f"twistd -n rtunnel-proxy --config {shell_path(out / PROXY_CONFIG)}"
+    return "\n".join(lines) + "\n\n" + steps(("Start it:", command))
