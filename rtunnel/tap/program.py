@@ -12,19 +12,17 @@ from typing import IO, Any, ClassVar, Protocol, cast
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
-from twisted.logger import FileLogObserver, ILogObserver, Logger
+from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 from twisted.python.usage import Options, UsageError
 
 from rtunnel.errors import ConfigError, RtunnelError
-from rtunnel.tap.json_log import event_as_json
+from rtunnel.logging_format import LOG_FORMATS, make_observer
 from rtunnel.tap.signals import Signals, Stoppable
 
 _log = Logger()
-
-LOG_FORMATS = ("text", "json")
 
 
 class ProgramOptions(Options):
@@ -130,12 +128,11 @@ class Program(MultiService):
 
     def setServiceParent(self, parent: object) -> None:
         """Join ``twistd``'s application, and choose how it logs."""
-        if isinstance(parent, Componentized) and self._options["log-format"] == "json":
+        if isinstance(parent, Componentized):
             log_file = _open_log(self._options)
             if log_file is not None:
-                parent.setComponent(
-                    ILogObserver, FileLogObserver(log_file, event_as_json)
-                )
+                observer = make_observer(self._options["log-format"], log_file)
+                parent.setComponent(ILogObserver, observer)
         super().setServiceParent(parent)
 
     def startService(self) -> None:
