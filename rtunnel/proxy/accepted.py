@@ -135,12 +135,12 @@ class Accepted:
             )
         raise AuthenticationRefused("another proxy has no business on this listener")
 
-    def login_accepted(self, identity: Identity, source: str) -> None:
+    def login_accepted(self, identity: Identity, address: str) -> None:
         """Audit a login (called by the SSH listener)."""
         if isinstance(identity, AgentIdentity):
             self.record(
                 LoginAccepted(
-                    source=source,
+                    source=address,
                     proxy=self._membership.record.id,
                     cluster=identity.cluster,
                     agent=identity.instance,
@@ -149,18 +149,18 @@ class Accepted:
         elif isinstance(identity, UserIdentity):
             self.record(
                 LoginAccepted(
-                    source=source,
+                    source=address,
                     proxy=self._membership.record.id,
                     user=identity.name,
                     key_id=identity.key_id,
                 )
             )
 
-    def login_refused(self, source: str, username: str, reason: str) -> None:
+    def login_refused(self, address: str, username: str, reason: str) -> None:
         """Audit a refused login (called by the SSH listener)."""
         self.record(
             LoginRefused(
-                source=source,
+                source=address,
                 proxy=self._membership.record.id,
                 user=printable(username, 64),
                 reason=reason,

@@ -27,6 +27,8 @@ from rtunnel.proxy.tunnel import Tunnel
 from rtunnel.registry.backends import open_registry
 from rtunnel.registry.membership import Membership
 from rtunnel.registry.records import ProxyRecord
+from rtunnel.ssh.channel_limits import ChannelLimits
+from rtunnel.ssh.connection import Connection
 from rtunnel.ssh.factory import ServerFactory
 from rtunnel.ssh.host_key import HostKey
 from rtunnel.ssh.limits import TransportLimits
@@ -104,6 +106,10 @@ class ProxyService(Service):
                 unauthenticated_per_source=config.limits.unauthenticated_per_source,
             ),
             events=self._accepted,
+            make_connection=lambda handler: Connection(
+                handler,
+                ChannelLimits(channels=config.limits.channels_per_connection),
+            ),
         )
 
     def _make_accepted(self, new_id: Callable[[], str]) -> Accepted:

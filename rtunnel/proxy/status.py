@@ -55,7 +55,7 @@ def _proxy(record: ProxyRecord) -> dict[str, Any]:
         "name": record.name,
         "state": record.state,
         "addresses": list(record.addresses),
-        "since": rfc3339(record.started),
+        "since": rfc3339(record.started, "seconds"),
     }
 
 
@@ -63,7 +63,7 @@ def _tunnel(record: TunnelRecord) -> dict[str, Any]:
     return {
         "proxy": record.proxy,
         "agent": record.agent,
-        "since": rfc3339(record.since),
+        "since": rfc3339(record.since, "seconds"),
         "rtt_seconds": record.rtt_seconds,
         "channels": record.channels,
     }

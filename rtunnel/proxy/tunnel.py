@@ -198,7 +198,7 @@ ConnectionHandler`.
         """Heartbeats are not answered (called by the control channel)."""
         self._end_reason = self._end_reason or reason
         if self._connection is not None:
-            self._connection.abort(reason)
+            self._connection.close(reason)
 
     def send_discovery(self, request: DiscoveryRequest) -> None:
         """Tell the agent which proxies there are."""

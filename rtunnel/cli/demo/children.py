@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -69,10 +70,8 @@ class Child(ProcessProtocol):
     def signal(self, name: str) -> None:
         """Send a signal, e.g. ``TERM``; one that is gone already is no error."""
         if self.transport is not None:
-            try:
+            with contextlib.suppress(ProcessExitedAlready):
                 self.transport.signalProcess(name)
-            except ProcessExitedAlready:
-                pass
 
     async def stop(self, reactor: Any) -> None:
         """Ask it to stop, and make it if it does not."""

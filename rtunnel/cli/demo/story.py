@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,7 @@ Host *
                     target=(f"{HOST}.{CLUSTER}", self._target),
                     directory=self._directory,
                     command=COMMAND,
+                    now=time.time,
                 )
             )
         running.addTimeout(SSH_TIMEOUT, self._reactor)
