@@ -186,8 +186,9 @@ class TargetPatterns:
         :param host: as for :meth:`allows_name`.
         :param address: the IP address that will be connected to.
         :param port: TCP port.
-        :param pinned: ``address`` comes from the operator's own resolve table; it may
-            then be special, but ``host`` or ``address`` must still be listed.
+        :param pinned: ``address`` comes from the operator's own resolve table, which
+            holds names only; it may then be special, but ``host`` or ``address`` must
+            still be listed.
         """
         try:
             parsed = parse_host(host)
@@ -209,7 +210,7 @@ class TargetPatterns:
         if not matching:
             return _not_listed(host, port)
         special = special_range(address)
-        if special is None or pinned:
+        if special is None or (pinned and isinstance(host, str)):
             return _YES
         if any(pattern.lists(special, address) for pattern in matching):
             return _YES

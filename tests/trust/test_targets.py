@@ -364,6 +364,8 @@ class AllowsTests(SynchronousTestCase):
         self.assertFalse(listed.allows_address("router", "127.0.0.1", 22))
         self.assertFalse(listed.allows_address("router", "127.0.0.1", 23, pinned=True))
         self.assertFalse(listed.allows_address("other", "127.0.0.1", 22, pinned=True))
+        literal = patterns("*:22").allows_address
+        self.assertFalse(literal("127.0.0.1", "127.0.0.1", 22, pinned=True))
 
 
 class WildcardTests(SynchronousTestCase):
