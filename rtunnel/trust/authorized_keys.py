@@ -22,7 +22,7 @@ _QUOTED = r'"(?:[^"\\]|\\"|\\(?!"))*"'
 _OPTIONS_WORD = re.compile(rf'(?:[^\s"]|{_QUOTED})+')
 _OPTION = re.compile(rf"([A-Za-z0-9-]+)(?:=({_QUOTED}))?(,|$)")
 _KEY_TYPE = re.compile(r"(ssh|ecdsa|sk|rsa|webauthn)-[A-Za-z0-9@.-]+")
-_EXPIRY = re.compile(r"([0-9]{8})([0-9]{4})?([0-9]{2})?(Z?)")
+_EXPIRY = re.compile(r"([0-9]{8})(?:([0-9]{4})([0-9]{2})?)?(Z?)")
 
 #: Options on what rtunnel never grants to anybody, so that all are kept.
 _HARMLESS = frozenset(

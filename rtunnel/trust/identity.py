@@ -85,9 +85,9 @@ def check_uuid(name: str) -> str:
     :raises InvalidName: when it is not.
     """
     try:
-        canonical = str(uuid.UUID(name))
+        canonical = str(uuid.UUID(name)) == name
     except ValueError:
-        canonical = ""
-    if canonical != name:
+        canonical = False
+    if not canonical:
         raise InvalidName(f"{printable(name)!r} is not a UUID")
     return name
