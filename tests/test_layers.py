@@ -20,6 +20,7 @@ FLOORS = (
         "rtunnel.wire",
         "rtunnel.naming",
         "rtunnel.timestamps",
+        "rtunnel.socket_path",
     ),
     (
         "rtunnel.discovery",

@@ -1,0 +1,142 @@
+"""HTTP on twisted.web, as much as a few fixed paths need.
+
+A table says which function answers which method of which path. All answers are JSON,
+errors included, and none says what software or which version it comes from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import attrs
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from rtunnel.errors import ConfigError, RtunnelError
+from rtunnel.naming import printable
+
+#: Seconds that a connection may be silent.
+IDLE_TIMEOUT = 15.0
+
+#: Bytes in the body of a request.
+MAX_BODY = 64 * 1024
+
+_log = Logger()
+
+
+@attrs.frozen
+class Response:
+    """An answer.
+
+    :param status: HTTP status code (RFC 9110 section 15).
+    :param body: what is sent as JSON.
+    """
+
+    status: int
+    body: object
+
+
+Handler = Callable[[], Response]
+
+#: Path, then method, then who answers. GET answers HEAD as well.
+Routes = Mapping[str, Mapping[str, Handler]]
+
+
+def make_site(routes: Routes, reactor: Any) -> Site:
+    """A protocol factory that serves ``routes``."""
+    site = _QuietSite(
+        _Router(routes), requestFactory=_Request, timeout=IDLE_TIMEOUT, reactor=reactor
+    )
+    site.displayTracebacks = False
+    return site
+
+
+async def listen(reactor: Any, description: str, routes: Routes) -> IListeningPort:
+    """Serve ``routes`` on an endpoint.
+
+    :param description: Twisted server endpoint string.
+    :raises ConfigError: when the string describes no endpoint.
+    :raises CannotListenError: when the endpoint is in use or not allowed.
+    """
+    try:
+        endpoint = serverFromString(reactor, description)
+    except (ValueError, TypeError) as error:
+        problem = f"web.listen: {description!r} is no endpoint: {error}"
+        raise ConfigError([problem]) from error
+    return cast(IListeningPort, await endpoint.listen(make_site(routes, reactor)))
+
+
+class _Router(Resource):
+    isLeaf = True
+
+    def __init__(self, routes: Routes) -> None:
+        super().__init__()
+        self._routes = routes
+
+    def render(self, request: Request) -> int:
+        response = self._response(request)
+        body = json.dumps(response.body).encode() + b"\n"
+        request.setResponseCode(response.status)
+        for name, value in (
+            (b"Content-Type", b"application/json"),
+            (b"Content-Length", b"%d" % len(body)),
+            (b"Cache-Control", b"no-store"),
+            (b"X-Content-Type-Options", b"nosniff"),
+        ):
+            request.setHeader(name, value)
+        request.write(b"" if request.method == b"HEAD" else body)
+        request.finish()
+        return NOT_DONE_YET
+
+    def _response(self, request: Request) -> Response:
+        methods = self._routes.get(request.path.decode("latin-1"))
+        if methods is None:
+            return Response(404, {"error": "there is nothing at this path"})
+        method = request.method.decode("latin-1")
+        handler = methods.get("GET" if method == "HEAD" else method)
+        if handler is None:
+            allowed = sorted({*methods, "HEAD"} if "GET" in methods else methods)
+            request.setHeader(b"Allow", ", ".join(allowed).encode())
+            return Response(405, {"error": f"only {' and '.join(allowed)} here"})
+        try:
+            return handler()
+        except RtunnelError as error:
+            return Response(409, {"error": str(error)})
+        except Exception:
+            _log.failure("answering {path} failed", path=printable(request.path))
+            return Response(500, {"error": "this failed; the log says why"})
+
+
+class _QuietSite(Site):
+    noisy = False
+
+    def log(self, request: object) -> None:
+        """A balancer that asks every second is no news."""
+
+
+class _Request(Request):
+    _received = 0
+
+    def setHeader(self, name: bytes, value: bytes) -> None:
+        if name.lower() != b"server":
+            super().setHeader(name, value)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > MAX_BODY:
+            # Nobody here has a use for a body; whoever sends this much is no client.
+            self.channel.forceAbortClient()
+        else:
+            super().handleContentChunk(data)
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """Called for what goes wrong outside of a handler, so for nothing usual."""
+        _log.failure("answering a request failed", reason)
+        self.channel.forceAbortClient()
+        return reason

@@ -1,0 +1,174 @@
+"""HTTP for a few fixed paths."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactor, StringTransport
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtunnel.errors import ConfigError, RtunnelError
+from rtunnel.web.server import IDLE_TIMEOUT, MAX_BODY, Response, listen, make_site
+
+
+class Reply:
+    """An HTTP response, taken apart."""
+
+    def __init__(self, data: bytes) -> None:
+        head, _, self.body = data.partition(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
+        self.status = int(status.split(" ")[1])
+        self.headers = dict(line.lower().split(": ", 1) for line in lines)
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def fail() -> Response:
+    """A handler with a fault in it."""
+    raise ZeroDivisionError("a secret of ours")
+
+
+def refuse() -> Response:
+    """A handler that cannot do what it is asked for."""
+    raise RtunnelError("not while it is raining")
+
+
+ROUTES = {
+    "/here": {"GET": lambda: Response(200, {"here": True})},
+    "/act": {"POST": lambda: Response(202, {"acted": True})},
+    "/fail": {"GET": fail},
+    "/refuse": {"GET": refuse},
+}
+
+
+class SiteTests(SynchronousTestCase):
+    """What comes back over the wire."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.transport = StringTransport()
+        self.site = make_site(ROUTES, self.clock)
+        self.site.doStart()
+        self.addCleanup(self.site.doStop)
+        address = IPv4Address("TCP", "192.0.2.1", 1)
+        protocol = self.site.buildProtocol(address)
+        assert protocol is not None
+        self.protocol = protocol
+        self.protocol.makeConnection(self.transport)
+
+    def ask(self, method: str, path: str, body: bytes = b"") -> Reply:
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
+        self.protocol.dataReceived(head.encode() + b"\r\n\r\n" + body)
+        data = self.transport.value()
+        self.transport.clear()
+        return Reply(data)
+
+    def test_a_handler_answers_in_json(self) -> None:
+        """With a length, a type, and one line."""
+        reply = self.ask("GET", "/here")
+        self.assertEqual((reply.status, reply.json()), (200, {"here": True}))
+        self.assertEqual(reply.headers["content-type"], "application/json")
+        self.assertEqual(reply.headers["cache-control"], "no-store")
+        self.assertEqual(int(reply.headers["content-length"]), len(reply.body))
+
+    def test_a_query_is_no_part_of_the_path(self) -> None:
+        """Balancers like to add one."""
+        self.assertEqual(self.ask("GET", "/here?a=b").status, 200)
+
+    def test_head_is_get_without_the_body(self) -> None:
+        """The length is that of the body which GET would give."""
+        got = self.ask("GET", "/here")
+        reply = self.ask("HEAD", "/here")
+        self.assertEqual((reply.status, reply.body), (200, b""))
+        self.assertEqual(int(reply.headers["content-length"]), len(got.body))
+
+    def test_an_unknown_path_is_404_in_json(self) -> None:
+        """Neither does the answer repeat what was asked for."""
+        for path in ("/", "/here/", "/HERE", "/%68ere", "/<b>", "/../here"):
+            reply = self.ask("GET", path)
+            self.assertEqual(reply.status, 404, path)
+            self.assertEqual(reply.json(), {"error": "there is nothing at this path"})
+
+    def test_a_wrong_method_is_405_with_those_allowed(self) -> None:
+        """Acting takes POST, so no link and no image can do it."""
+        reply = self.ask("GET", "/act")
+        self.assertEqual((reply.status, reply.headers["allow"]), (405, "post"))
+        self.assertEqual(reply.json(), {"error": "only POST here"})
+        reply = self.ask("BREW", "/here")
+        self.assertEqual((reply.status, reply.headers["allow"]), (405, "get, head"))
+        self.assertEqual(self.ask("POST", "/act").status, 202)
+
+    def test_no_answer_names_software_or_version(self) -> None:
+        """Good and bad ones alike."""
+        for method, path in (
+            ("GET", "/here"),
+            ("GET", "/none"),
+            ("POST", "/here"),
+            ("OPTIONS", "*"),
+        ):
+            self.assertNotIn("server", self.ask(method, path).headers, path)
+
+    def test_a_fault_of_ours_is_500_and_only_logged(self) -> None:
+        """The text of the exception stays here."""
+        reply = self.ask("GET", "/fail")
+        self.assertEqual(reply.status, 500)
+        self.assertNotIn(b"secret", reply.body)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_a_refusal_says_why(self) -> None:
+        """Errors raised on purpose are for the one who asked."""
+        reply = self.ask("GET", "/refuse")
+        self.assertEqual(reply.status, 409)
+        self.assertEqual(reply.json(), {"error": "not while it is raining"})
+
+    def test_a_body_over_the_limit_ends_the_connection(self) -> None:
+        """Whether its length was said or not."""
+        self.ask("POST", "/act", b"x" * MAX_BODY)
+        self.assertFalse(self.transport.disconnected)
+        self.protocol.dataReceived(
+            b"POST /act HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        for _ in range(MAX_BODY // 1024 + 1):
+            if not self.transport.disconnected:
+                self.protocol.dataReceived(b"400\r\n" + b"x" * 1024 + b"\r\n")
+        self.assertTrue(self.transport.disconnected)
+        self.assertEqual(self.transport.value(), b"")
+
+    def test_a_silent_connection_ends(self) -> None:
+        """Nobody holds a descriptor for nothing."""
+        self.clock.advance(IDLE_TIMEOUT - 1)
+        self.assertFalse(self.transport.disconnecting)
+        self.clock.advance(2)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_requests_are_not_logged(self) -> None:
+        """A balancer asks every second, and may ask in strange words."""
+        with capturedLogs() as logs:
+            self.ask("GET", "/here")
+            self.ask("HEAD", "/none")
+        self.assertEqual(logs, [])
+
+
+class ListenTests(SynchronousTestCase):
+    """Endpoint strings."""
+
+    def test_the_endpoint_is_listened_on(self) -> None:
+        """Port and interface as they were said."""
+        reactor: Any = MemoryReactor()
+        port = listen(reactor, "tcp:3080:interface=127.0.0.1", ROUTES)
+        self.successResultOf(Deferred.fromCoroutine(port))
+        self.assertEqual(reactor.tcpServers[0][0], 3080)
+        self.assertEqual(reactor.tcpServers[0][3], "127.0.0.1")
+
+    def test_a_string_that_is_no_endpoint_is_a_config_error(self) -> None:
+        """The error names the key and the string."""
+        for description in ("nonsense:1", "tcp:port=http-ish", "tcp"):
+            port = listen(MemoryReactor(), description, ROUTES)
+            failure = self.failureResultOf(Deferred.fromCoroutine(port), ConfigError)
+            self.assertIn(f"web.listen: {description!r}", str(failure.value))
