@@ -59,6 +59,7 @@ class Deployment:
 
     :ivar proxies: the proxies that the layout starts.
     :ivar spares: those that it does not.
+    :ivar agents: the agents of cluster b that the layout starts.
     :ivar ssh: the OpenSSH programs as :data:`USER`, ``lb`` and each proxy's name being
         jump hosts.
     """
@@ -72,6 +73,7 @@ class Deployment:
         self._others: list[Process] = []
         self.all_proxies: list[Proxy] = []
         self.agents: list[Agent] = []
+        self.added_agents: list[Agent] = []
         try:
             self._make()
         except BaseException:
@@ -138,22 +140,35 @@ class Deployment:
             )
             for proxy in further
         ]
-        commands += [
-            rtunnel(
-                *("agent", "sign", "b", *state, "--out", agent.state),
-                *settings(
-                    [
-                        'allow=["localhost:*", "127.0.0.1:*", "web1:*"]',
-                        'resolve={web1="127.0.0.1"}',
-                        *self.layout.agent_settings,
-                    ]
-                ),
-            )
-            for agent in self.agents
-        ]
+        commands += [self._agent_sign("b", agent) for agent in self.agents]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(run, commands))
         self.ssh = self.person(USER, "ops")
+
+    def _agent_sign(self, cluster: str, agent: Agent) -> list[str | Path]:
+        state = ("--state", self.all_proxies[0].state)
+        return rtunnel(
+            *("agent", "sign", cluster, *state, "--out", agent.state),
+            *settings(
+                [
+                    'allow=["localhost:*", "127.0.0.1:*", "web1:*"]',
+                    'resolve={web1="127.0.0.1"}',
+                    *self.layout.agent_settings,
+                ]
+            ),
+        )
+
+    def add_agent(self, cluster: str, name: str) -> Agent:
+        """Sign one more agent, of any cluster; the caller starts it."""
+        agent = self.adopt_agent(name)
+        run(self._agent_sign(cluster, agent))
+        return agent
+
+    def adopt_agent(self, name: str) -> Agent:
+        """Make one more agent out of the state directory of that name."""
+        agent = Agent(name, self.directory, self.layout.namespace)
+        self.added_agents.append(agent)
+        return agent
 
     def _settings(self, proxy: Proxy) -> list[str]:
         return settings(
@@ -189,11 +204,16 @@ class Deployment:
             for line in run(
                 rtunnel("ssh-config", "--state", self.all_proxies[0].state)
             ).stdout.splitlines()
-            if "@cert-authority" in line
+            if line.startswith("@cert-authority ")
         )
+        # The line is for the balancer; the tests also pick a proxy by its own port.
+        _, _, key = authority.split(" ", 2)
+        any_port = f"@cert-authority [{self.layout.address}]:* {key}"
         names = f"[b]:*,[*.b]:*,[*.a]:*,[{LOOPBACK}]:{self.sshd.port}"
-        known = f"{authority[authority.index('@') :]}\n{names} {self.sshd.host_key}\n"
-        (directory / "known_hosts").write_text(known)
+        target = f"{names} {self.sshd.host_key}"
+        (directory / "known_hosts").write_text(
+            "".join(line + "\n" for line in (authority, any_port, target))
+        )
         jumps = {proxy.name: proxy.port for proxy in self.all_proxies}
         return OpenSSH(
             directory,
@@ -250,7 +270,11 @@ class Deployment:
         return "\n".join(process.tail() for process in self._processes())
 
     def _processes(self) -> list[Process]:
-        programs: list[Program] = [*self.all_proxies, *self.agents]
+        programs: list[Program] = [
+            *self.all_proxies,
+            *self.agents,
+            *self.added_agents,
+        ]
         return [*(one for each in programs for one in each.starts), *self._others]
 
     def close(self) -> None:

@@ -114,6 +114,15 @@ def tcp_sockets(pid: int) -> list[TcpSocket]:
     ]
 
 
+def accepts(port: int) -> bool:
+    """Tell whether a TCP connection to a port of 127.0.0.1 comes up."""
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def rss(pid: int) -> int:
     """Return the resident memory of a process, in bytes."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])

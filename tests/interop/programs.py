@@ -14,8 +14,9 @@ from tests.interop.processes import Process, free_port, wait_until
 
 
 def rtunnel(*arguments: str | Path) -> list[str | Path]:
-    """Return the command line of the ``rtunnel`` command."""
-    return [sys.executable, "-m", "rtunnel.cli.main", *arguments]
+    """Return the command line of the ``rtunnel`` command, installed or not."""
+    script = "from rtunnel.cli.main import main; main()"
+    return [sys.executable, "-c", script, *arguments]
 
 
 def twistd(plugin: str, config: Path) -> list[str | Path]:
