@@ -28,8 +28,12 @@ def makeService(options: Options) -> Program:
 
     from rtunnel.config import load_proxy
     from rtunnel.proxy.service import ProxyService
+    from rtunnel.web.service import ServedProxy
 
-    def build(path: Path) -> ProxyService:
-        return ProxyService(load_proxy(path), reactor, now=time.time)
+    def build(path: Path) -> ServedProxy:
+        config = load_proxy(path)
+        return ServedProxy(
+            config, ProxyService(config, reactor, now=time.time), reactor
+        )
 
     return make_program("rtunnel-proxy", options, cast(RunningReactor, reactor), build)
