@@ -201,9 +201,7 @@ class Deployment:
         """
         authority = next(
             line
-            for line in run(
-                rtunnel("ssh-config", "--state", self.all_proxies[0].state)
-            ).stdout.splitlines()
+            for line in self.ssh_config().splitlines()
             if line.startswith("@cert-authority ")
         )
         # The line is for the balancer; the tests also pick a proxy by its own port.
@@ -223,6 +221,11 @@ class Deployment:
             certificate=certificate,
             address=self.layout.address,
         )
+
+    def ssh_config(self) -> str:
+        """Return what the operator gives to people who use cluster b."""
+        state = ("--state", self.all_proxies[0].state)
+        return run(rtunnel("ssh-config", *state, "--cluster", "b")).stdout
 
     def target(self, behaviour: str) -> int:
         """Start a target of :mod:`tests.interop.targets` and return its port."""

@@ -13,7 +13,7 @@ from typing import IO
 from tests.interop.peers import require_peer
 from tests.interop.processes import environment
 
-_CONFIG = """\
+_HOSTS = """\
 {jumps}
 Host b *.b *.a
     ProxyJump lb
@@ -23,6 +23,10 @@ Host plain
     HostName 127.0.0.1
     User {user}
     Port {target_port}
+"""
+
+#: How the tests log in and whom they believe, whatever the hosts.
+_GENERAL = """\
 Host *
     IdentityFile {directory}/id
     {certificate}
@@ -68,18 +72,26 @@ class OpenSSH:
     ) -> None:
         self.directory = directory
         self._config = directory / f"config-{'certificate' if certificate else 'key'}"
-        self._config.write_text(
-            _CONFIG.format(
-                jumps="".join(
-                    _JUMP.format(name=name, address=address, port=port)
-                    for name, port in jumps.items()
-                ),
-                directory=directory,
-                user=user,
-                target_port=target_port,
-                certificate=f"CertificateFile {certificate}" if certificate else "",
-            )
+        self._general = _GENERAL.format(
+            directory=directory,
+            certificate=f"CertificateFile {certificate}" if certificate else "",
         )
+        hosts = _HOSTS.format(
+            jumps="".join(
+                _JUMP.format(name=name, address=address, port=port)
+                for name, port in jumps.items()
+            ),
+            user=user,
+            target_port=target_port,
+        )
+        self._config.write_text(hosts + self._general)
+
+    def use_hosts(self, hosts: str) -> None:
+        """Replace the ``Host`` blocks of the configuration.
+
+        :param hosts: for instance what ``rtunnel ssh-config`` prints.
+        """
+        self._config.write_text(hosts + "\n" + self._general)
 
     def command(self, program: str, *arguments: str | Path) -> list[str]:
         """Return the command line of ssh, scp, sftp or rsync with our configuration."""

@@ -81,6 +81,18 @@ class TwoProxiesTests(client_programs.ClientPrograms):
         )
         self.assertEqual((done.returncode, done.stdout), (0, b"hi"), done.stderr)
 
+    def test_printed_ssh_config_is_all_that_a_person_needs(self) -> None:
+        """Its host blocks and its line for known_hosts, used as they are printed."""
+        ssh = self.deployment.person("bob", "ops")
+        hosts, _, authority = self.deployment.ssh_config().partition("@cert-authority")
+        ssh.use_hosts(hosts)
+        sshd = self.deployment.sshd
+        (ssh.directory / "known_hosts").write_text(
+            f"@cert-authority{authority}[web1.b]:{sshd.port} {sshd.host_key}\n"
+        )
+        printed = ssh.output("-p", str(sshd.port), f"{sshd.user}@web1.b", "echo hello")
+        self.assertEqual(printed, "hello\n")
+
     def test_commands_of_the_operator_tell_the_same(self) -> None:
         """rtunnel ls and status, over the admin socket, know the tunnels of both."""
         state = ("--state", self.deployment.proxies[0].state)
