@@ -14,10 +14,10 @@ from rtunnel.state_directory import ADMIN_SOCKET
 @click.command()
 @state_option
 def drain(state: Path) -> None:
-    """Let the running proxy of the state directory leave.
+    """Let the running proxy leave.
 
-    It takes no new connections, sends its agents elsewhere, gives open connections
-    drain.timeout seconds, and ends.
+    Asks the proxy of the state directory. It takes no new connections, sends its
+    agents elsewhere, gives open connections drain.timeout seconds, and ends.
     """
     post_drain(state / ADMIN_SOCKET)
     click.echo("The proxy is draining; `rtunnel status` tells as long as it runs.")

@@ -26,7 +26,7 @@ VERBS = {
     "user": ("rtunnel.cli.user:user", "Sign people's keys."),
     "ssh-config": (
         "rtunnel.cli.ssh_config:ssh_config",
-        "Print what people's ssh needs to know.",
+        "Print a block for ~/.ssh/config and a line for ~/.ssh/known_hosts.",
     ),
     "ls": ("rtunnel.cli.status:ls", "List the clusters that can be reached."),
     "status": ("rtunnel.cli.status:status", "Show proxies, clusters and tunnels."),
