@@ -12,6 +12,7 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from rtunnel.control import ControlChannel
 from rtunnel.discovery.liveness import Liveness
@@ -27,7 +28,9 @@ from rtunnel.errors import (
     OPEN_ADMINISTRATIVELY_PROHIBITED,
     OPEN_RESOURCE_SHORTAGE,
     OPEN_UNKNOWN_CHANNEL_TYPE,
+    ConnectionClosed,
     OpenRefused,
+    RequestFailed,
 )
 from rtunnel.naming import printable
 from rtunnel.ssh.channel import Channel
@@ -202,16 +205,23 @@ ConnectionHandler`.
 
     def send_discovery(self, request: DiscoveryRequest) -> None:
         """Tell the agent which proxies there are."""
-        if self._control is not None:
-            self._control.send(request)
+        self._say(request)
 
     def send_drain(self, reason: str, seconds: float) -> None:
         """Ask the agent to take its tunnel elsewhere.
 
         :param seconds: how long connections that are open may last.
         """
+        self._say(Drain(reason, seconds))
+
+    def _say(self, message: Message) -> None:
         if self._control is not None:
-            self._control.send(Drain(reason, seconds))
+            self._control.send(message).addErrback(self._not_heard)
+
+    def _not_heard(self, failure: Failure) -> None:
+        # An agent that is too old for a message refuses it; one that is gone is told
+        # of elsewhere.
+        failure.trap(RequestFailed, ConnectionClosed)
 
     async def still_answers(self, timeout: float) -> bool:
         """Whether the agent answers a heartbeat within ``timeout`` seconds."""
