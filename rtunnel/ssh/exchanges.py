@@ -167,7 +167,7 @@ class KeyExchanges:
             self._kexinit_received(exchange, payload)
         elif exchange is None or exchange.theirs is None:
             raise ProtocolError(f"message {number} outside of a key exchange")
-        elif exchange.skip_guess:
+        elif exchange.skip_guess and number > MSG_NEWKEYS:
             exchange.skip_guess = False
         elif number == MSG_NEWKEYS and exchange.incoming is not None:
             self._newkeys_received(exchange.incoming, payload)

@@ -8,30 +8,26 @@ SSH_MSG_DISCONNECT.
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from collections.abc import Callable
 from typing import Any
 
 from twisted.conch.ssh.service import SSHService
 from twisted.conch.ssh.transport import SSHTransportBase
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
-from twisted.protocols.policies import ProtocolWrapper
-from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from rtunnel.errors import (
     DISCONNECT_BY_APPLICATION,
     DISCONNECT_CONNECTION_LOST,
-    DISCONNECT_PROTOCOL_VERSION_NOT_SUPPORTED,
     HostRefused,
     ProtocolError,
 )
 from rtunnel.naming import printable
 from rtunnel.ssh.exchanges import ExchangeContext, KeyExchanges
 from rtunnel.ssh.limits import TransportLimits
+from rtunnel.ssh.packet_output import PacketOutput
+from rtunnel.ssh.peer_socket import is_proxied, peer_address, tune_socket
 from rtunnel.wire import data_types
 from rtunnel.wire.algorithms import Algorithms
 from rtunnel.wire.data_types import Reader, string, uint32
@@ -40,56 +36,31 @@ from rtunnel.wire.numbers import (
     MSG_DEBUG,
     MSG_DISCONNECT,
     MSG_EXT_INFO,
+    MSG_GLOBAL_REQUEST,
     MSG_IGNORE,
-    MSG_KEX_ECDH_INIT,
-    MSG_KEX_ECDH_REPLY,
     MSG_KEXINIT,
-    MSG_NEWKEYS,
     MSG_UNIMPLEMENTED,
+    MSG_USERAUTH_REQUEST,
 )
 from rtunnel.wire.packet_stream import PacketOpener, PacketSealer
+from rtunnel.wire.version_line import VersionReader
 
-#: Bytes in a version line, its end included (RFC 4253 section 4.2).
-MAX_VERSION_LINE = 255
+# Where the ranges of message numbers begin (RFC 4250 section 4.1.1).
+_FIRST_OF_EXCHANGE = MSG_KEXINIT
+_FIRST_OF_AUTHENTICATION = MSG_USERAUTH_REQUEST
+_FIRST_OF_CONNECTION = MSG_GLOBAL_REQUEST
+_FIRST_LOCAL = 128
 
-#: Lines that a server may send before its version line.
-MAX_LINES_BEFORE_VERSION = 20
-
-#: Bytes collected during one read before they are handed to TCP all the same, so that
-#: TCP can say that it has had enough.
-_MAX_CORKED = 64 * 1024
-
-_DISCONNECT_TEXT_LIMIT = 1024
-_FIRST_EXCHANGE_NUMBER = MSG_KEXINIT
-_FIRST_AUTH_NUMBER = 50
-_FIRST_CONNECTION_NUMBER = 80
-_FIRST_LOCAL_NUMBER = 128
 _SEQUENCE_MASK = 2**32 - 1
 _NO_MEANING = frozenset([MSG_IGNORE, MSG_UNIMPLEMENTED, MSG_DEBUG])
-
-#: What we may send between our KEXINIT and our NEWKEYS (RFC 4253 section 7.1).
-_DURING_EXCHANGE = frozenset(
-    [
-        MSG_DISCONNECT,
-        MSG_IGNORE,
-        MSG_UNIMPLEMENTED,
-        MSG_DEBUG,
-        MSG_KEXINIT,
-        MSG_NEWKEYS,
-        MSG_KEX_ECDH_INIT,
-        MSG_KEX_ECDH_REPLY,
-    ]
-)
 
 
 class PacketTransport(SSHTransportBase):
     """One SSH connection, from its version line to its end.
 
-    ``is_writable`` is false while TCP has enough to send or a key exchange holds
-    packets back; a running service that has ``pause_writing`` and ``resume_writing``
-    is told when it changes. What is sent all the same is queued, within limits.
-    ``last_received`` is the clock at the newest byte from the peer. ``close_reason``
-    says in a sentence why the connection ended, as soon as that is known.
+    ``last_received`` is the clock at the newest byte from the peer, ``authenticated``
+    whether the login is over. ``close_reason`` says in a sentence why the connection
+    ended, as soon as that is known.
 
     :param limits: see :class:`~rtunnel.ssh.limits.TransportLimits`.
     :param algorithms: what to offer.
@@ -115,17 +86,18 @@ class PacketTransport(SSHTransportBase):
         self.clock = clock
         self.limits = limits
         self.algorithms = algorithms
-        self.random = random
-        self.is_writable = True
         self.last_received = clock.seconds()
         self.peer_address = ""
         self.close_reason = ""
         self.authenticated = False
+        self._random = random
         self._sealer = PacketSealer(random)
         self._opener = PacketOpener(limits.max_packet_unauthenticated)
+        self._output = PacketOutput(
+            self._sealer, limits, self._writable_changed, self._give_up
+        )
+        self._version_reader = VersionReader(from_server=self.isClient)
         self._peer_is_hidden = False
-        self._version_data = b""
-        self._lines_before_version = 0
         self._received_unauthenticated = 0
         self._unimplemented = 0
         # Whether messages of the connection protocol go straight to the service.
@@ -133,14 +105,6 @@ class PacketTransport(SSHTransportBase):
         self._deliver: Callable[[int, bytes], None] = self._dispatch
         self._closing = False
         self._lost = False
-        self._out: list[bytes] = []
-        self._out_size = 0
-        self._corked = False
-        self._holding = False
-        self._held: list[tuple[int, bytes, bytes]] = []
-        self._held_size = 0
-        self._tcp_is_writable = True
-        self._unread = 0
         self._login_timer: IDelayedCall | None = None
         self._exchange_timer: IDelayedCall | None = None
         self._abort_timer: IDelayedCall | None = None
@@ -154,7 +118,7 @@ class PacketTransport(SSHTransportBase):
             self.algorithms,
             self.limits,
             self.clock,
-            self.random,
+            self._random,
         )
 
     @property
@@ -165,65 +129,48 @@ class PacketTransport(SSHTransportBase):
     @property
     def versions(self) -> tuple[bytes, bytes]:
         """Our version line and the peer's, without line ends."""
-        return self.ourVersionString, self.otherVersionString
+        assert self._version_reader.line is not None
+        return self.ourVersionString, self._version_reader.line
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether data may be sent now.
+
+        False while TCP has enough to send or a key exchange holds packets back. The
+        running service is told when it changes, by ``pause_writing`` and
+        ``resume_writing`` if it has them.
+        """
+        return self._output.is_writable
 
     def __repr__(self) -> str:
-        state = (
-            "closed"
-            if self._lost
-            else "closing"
-            if self._closing
-            else "authenticated"
-            if self.authenticated
-            else "not authenticated"
-        )
+        if self._lost:
+            state = "closed"
+        elif self._closing:
+            state = "closing"
+        else:
+            state = "authenticated" if self.authenticated else "not authenticated"
         return f"<{type(self).__name__} {self.peer_address} {state}>"
 
-    # Life and death of the TCP connection
+    # The connection's life
 
     def connectionMade(self) -> None:
         """Say who we are, and start the first key exchange without waiting."""
         self.peer_address = peer_address(self.transport)
         self._peer_is_hidden = is_proxied(self.transport)
         tune_socket(self.transport, self.limits.tcp_user_timeout)
-        self.transport.registerProducer(_OutputGate(self), True)
-        self._corked = True
-        self._out.append(self.ourVersionString + b"\r\n")
-        try:
-            self.peer_found(None if self._peer_is_hidden else self.peer_address)
+        output = self._output
+        output.connect(self.transport)
+        with output:
+            output.send_line(self.ourVersionString)
+            try:
+                self.peer_found(None if self._peer_is_hidden else self.peer_address)
+            except ProtocolError as error:
+                self.disconnect(error.reason_code, str(error))
+                return
             self._login_timer = self.clock.callLater(
                 self.limits.login_grace, self._login_grace_over
             )
             self.exchanges.start()
-        except ProtocolError as error:
-            self.disconnect(error.reason_code, str(error))
-        finally:
-            self._corked = False
-            self._flush()
-
-    def connectionLost(self, reason: Failure | None = None) -> None:
-        """Stop every timer and the running service."""
-        if self._lost:
-            return
-        self._lost = True
-        self._closing = True
-        self._running = False
-        if not self.close_reason:
-            self.close_reason = "the connection was lost"
-            if reason is not None:
-                self.close_reason = (
-                    f"the connection was lost: {reason.getErrorMessage()}"
-                )
-        for timer in (self._login_timer, self._exchange_timer, self._abort_timer):
-            _cancel(timer)
-        self._held.clear()
-        self._out.clear()
-        service, self.service = self.service, None
-        try:
-            if service is not None:
-                service.serviceStopped()
-        finally:
-            self.connection_ended()
 
     def peer_found(self, address: str | None) -> None:
         """For servers: the peer is there, or its address has become known.
@@ -232,6 +179,27 @@ class PacketTransport(SSHTransportBase):
             known before the peer has sent something (PROXY protocol).
         :raises ProtocolError: to refuse the connection.
         """
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """Stop every timer and the running service."""
+        if self._lost:
+            return
+        self._lost = True
+        self._closing = True
+        self._running = False
+        self._output.drop()
+        if not self.close_reason:
+            self.close_reason = "the connection was lost"
+            if reason is not None:
+                self.close_reason += f": {reason.getErrorMessage()}"
+        for timer in (self._login_timer, self._exchange_timer, self._abort_timer):
+            _cancel(timer)
+        service, self.service = self.service, None
+        try:
+            if service is not None:
+                service.serviceStopped()
+        finally:
+            self.connection_ended()
 
     def connection_ended(self) -> None:
         """For subclasses: the connection is gone and the service has been stopped."""
@@ -244,19 +212,19 @@ class PacketTransport(SSHTransportBase):
         """
         if self._closing:
             return
+        self._closing = True
         if not self.close_reason:
             self.close_reason = text
         self._log.info(
-            "disconnecting {address}: {description} (code {reason_code})",
+            "disconnecting {address}: {reason} (code {reason_code})",
             address=self.peer_address,
-            description=printable(text),
+            reason=printable(text),
             reason_code=reason_code,
         )
-        self.sendPacket(
+        self._output.send(
             MSG_DISCONNECT,
             uint32(reason_code) + data_types.text(text) + string(b""),
         )
-        self._flush()
         self._close()
 
     def loseConnection(self) -> None:
@@ -270,15 +238,16 @@ class PacketTransport(SSHTransportBase):
     def _close(self) -> None:
         self._closing = True
         self._running = False
-        self._held.clear()
+        _cancel(self._login_timer)
         _cancel(self._exchange_timer)
-        # TCP keeps a connection open for a producer, whatever loseConnection says.
-        self.transport.unregisterProducer()
-        self.transport.loseConnection()
+        self._output.close()
         if not self._lost:
             self._abort_timer = self.clock.callLater(
                 self.limits.abort_after, self.transport.abortConnection
             )
+
+    def _give_up(self, reason: str) -> None:
+        self.disconnect(DISCONNECT_CONNECTION_LOST, reason)
 
     def _login_grace_over(self) -> None:
         self.disconnect(
@@ -287,47 +256,47 @@ class PacketTransport(SSHTransportBase):
         )
 
     def _exchange_stalled(self) -> None:
-        self.disconnect(
-            DISCONNECT_CONNECTION_LOST,
-            f"a key exchange took over {self.limits.exchange_seconds:g} seconds",
+        self._give_up(
+            f"the key exchange took over {self.limits.exchange_seconds:g} seconds"
         )
 
-    # From the peer
+    # What comes from the peer
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the peer, act on every whole packet, answer in one write."""
         if self._closing:
             return
         self.last_received = self.clock.seconds()
-        self._corked = True
-        try:
-            self._receive(data)
-        except ProtocolError as error:
-            self.disconnect(error.reason_code, str(error))
-        except HostRefused as error:
-            self.host_refused(error)
-        except Exception:
-            self._log.failure("a message from {address}", address=self.peer_address)
-            self.disconnect(DISCONNECT_BY_APPLICATION, "internal error")
-        finally:
-            self._corked = False
-            self._flush()
+        with self._output:
+            try:
+                self._receive(data)
+                if self._rekey_is_due():
+                    self.exchanges.start()
+            except ProtocolError as error:
+                self.disconnect(error.reason_code, str(error))
+            except HostRefused as error:
+                self.host_refused(error)
+            except Exception:
+                self._log.failure(
+                    "a message from {address} met an error of ours",
+                    address=self.peer_address,
+                )
+                self.disconnect(DISCONNECT_BY_APPLICATION, "internal error")
 
     def _receive(self, data: bytes) -> None:
-        if self._peer_is_hidden:
-            self._peer_is_hidden = False
-            self.peer_address = peer_address(self.transport)
-            self.peer_found(self.peer_address)
         if not self.authenticated:
             self._received_unauthenticated += len(data)
             if self._received_unauthenticated > self.limits.unauthenticated_bytes:
                 raise ProtocolError("too many bytes before authentication")
-        if not self.gotVersion:
-            data = self._version_data + data
-            rest = self._read_version(data)
-            if rest is None:
-                return
-            data = rest
+            if self._peer_is_hidden:
+                self._peer_is_hidden = False
+                self.peer_address = peer_address(self.transport)
+                self.peer_found(self.peer_address)
+            if self._version_reader.line is None:
+                rest = self._version_reader.feed(data)
+                if rest is None:
+                    return
+                data = rest
         self._opener.feed(data)
         next_packet = self._opener.next_packet
         while not self._closing:
@@ -335,50 +304,10 @@ class PacketTransport(SSHTransportBase):
             if packet is None:
                 break
             number, payload = packet
-            if self._running and number >= _FIRST_CONNECTION_NUMBER:
+            if self._running and number >= _FIRST_OF_CONNECTION:
                 self._deliver(number, payload)
             else:
                 self._dispatch(number, payload)
-
-    def _read_version(self, data: bytes) -> bytes | None:
-        """Look for the peer's version line; return what came after it."""
-        while True:
-            line, end, rest = data.partition(b"\n")
-            if len(line) + 1 > MAX_VERSION_LINE:
-                raise ProtocolError(
-                    f"a version line over {MAX_VERSION_LINE} bytes",
-                    DISCONNECT_PROTOCOL_VERSION_NOT_SUPPORTED,
-                )
-            is_version = line[:4] == b"SSH-"[: len(line)]
-            if not is_version:
-                # Only a server may send other lines first (RFC 4253 section 4.2).
-                self._lines_before_version += 1
-                if (
-                    not self.isClient
-                    or self._lines_before_version > MAX_LINES_BEFORE_VERSION
-                ):
-                    raise ProtocolError(
-                        "not an SSH version line",
-                        DISCONNECT_PROTOCOL_VERSION_NOT_SUPPORTED,
-                    )
-            if not end:
-                self._version_data = line
-                return None
-            if is_version:
-                self._version_received(line.removesuffix(b"\r"))
-                self._version_data = b""
-                return rest
-            data = rest
-
-    def _version_received(self, line: bytes) -> None:
-        accepted = (b"SSH-2.0-", b"SSH-1.99-") if self.isClient else (b"SSH-2.0-",)
-        if not line.startswith(accepted) or any(not 32 <= c < 127 for c in line):
-            raise ProtocolError(
-                "not a version of SSH that we speak",
-                DISCONNECT_PROTOCOL_VERSION_NOT_SUPPORTED,
-            )
-        self.otherVersionString = line
-        self.gotVersion = True
 
     def _dispatch(self, number: int, payload: bytes) -> None:
         """The table: which message may come when, and who takes it."""
@@ -390,7 +319,7 @@ class PacketTransport(SSHTransportBase):
                 raise ProtocolError(
                     f"message {number} in the first key exchange, which is strict"
                 )
-        elif _FIRST_EXCHANGE_NUMBER <= number < _FIRST_AUTH_NUMBER:
+        elif _FIRST_OF_EXCHANGE <= number < _FIRST_OF_AUTHENTICATION:
             exchanges.receive(number, payload)
             self._running = self.authenticated and not exchanges.peer_is_bound
         elif not exchanges.completed or exchanges.peer_is_bound:
@@ -399,9 +328,9 @@ class PacketTransport(SSHTransportBase):
             # Those that come in no place for them are passed over unread.
             if self.takes_ext_info():
                 self.extensions_received(parse_ext_info(payload))
-        elif number < _FIRST_EXCHANGE_NUMBER:
+        elif number < _FIRST_OF_EXCHANGE:
             self.service_message(number, payload)
-        elif number < _FIRST_CONNECTION_NUMBER:
+        elif number < _FIRST_OF_CONNECTION:
             # After the first success, RFC 4252 section 5.1 has them ignored.
             if not self.authenticated:
                 if self.service is None:
@@ -409,27 +338,23 @@ class PacketTransport(SSHTransportBase):
                 self.service.packetReceived(number, payload)
         elif not self.authenticated:
             raise ProtocolError(f"message {number} before authentication")
-        elif number < _FIRST_LOCAL_NUMBER and self.service is not None:
-            self.service.packetReceived(number, payload)
+        elif number < _FIRST_LOCAL:
+            self._deliver(number, payload)
         else:
             self.sendUnimplemented()
 
     def _disconnected_by_peer(self, payload: bytes) -> None:
         reader = Reader(payload)
         reason_code = reader.uint32()
-        description = printable(reader.string(_DISCONNECT_TEXT_LIMIT))
-        self.close_reason = f"the peer disconnected: {description}"
+        text = printable(reader.string())
+        self.close_reason = f"the peer disconnected: {text}"
         self._log.info(
-            "disconnected by {address}: {description} (code {reason_code})",
+            "disconnected by {address}: {reason} (code {reason_code})",
             address=self.peer_address,
-            description=description,
+            reason=text,
             reason_code=reason_code,
         )
-        self.disconnected_by_peer(reason_code)
         self._close()
-
-    def disconnected_by_peer(self, reason_code: int) -> None:
-        """For subclasses: the peer said goodbye; ``close_reason`` is set."""
 
     def takes_ext_info(self) -> bool:
         """Whether an EXT_INFO that comes now has its place (RFC 8308 section 2.4)."""
@@ -446,10 +371,12 @@ class PacketTransport(SSHTransportBase):
         """For clients: hang up, before saying who we are."""
         raise error
 
-    # To the peer
+    # What goes to the peer
 
     def sendPacket(self, messageType: int, payload: bytes, data: bytes = b"") -> None:
         """Send one packet, or queue it while a key exchange runs.
+
+        After the end of the connection it is dropped.
 
         :param messageType: the message number.
         :param payload: the message without it.
@@ -457,21 +384,15 @@ class PacketTransport(SSHTransportBase):
         """
         if self._closing:
             return
-        if self._holding and messageType not in _DURING_EXCHANGE:
-            self._hold(messageType, payload, data)
-            return
-        size = self._sealer.seal(messageType, payload, data, self._out)
-        self._out_size += size
-        if not self._tcp_is_writable:
-            self._unread += size
-            if self._unread > self.limits.unread_bytes:
-                self._give_up("the peer does not read")
-                return
-        if not self._corked or self._out_size > _MAX_CORKED:
-            self._flush()
+        self._output.send(messageType, payload, data)
+        if self._rekey_is_due():
+            self.exchanges.start()
 
     def sendUnimplemented(self) -> None:
-        """Tell the peer that we do not know the message that came last."""
+        """Tell the peer that we do not know the message that came last.
+
+        :raises ProtocolError: when there were too many of these.
+        """
         self._unimplemented += 1
         if self._unimplemented > self.limits.unimplemented:
             raise ProtocolError("too many messages that we do not know")
@@ -479,16 +400,8 @@ class PacketTransport(SSHTransportBase):
             MSG_UNIMPLEMENTED, uint32((self._opener.sequence - 1) & _SEQUENCE_MASK)
         )
 
-    def _flush(self) -> None:
-        if self._out:
-            out, self._out = self._out, []
-            self._out_size = 0
-            self.transport.writeSequence(out)
-        if self._rekey_is_due():
-            self.exchanges.start()
-
     def _rekey_is_due(self) -> bool:
-        if not self._running or self._holding:
+        if not self._running or self._output.is_holding:
             return False
         limits, sealer, opener = self.limits, self._sealer, self._opener
         return (
@@ -499,41 +412,31 @@ class PacketTransport(SSHTransportBase):
             or self.last_received - self.exchanges.completed_at > limits.rekey_seconds
         )
 
-    def _hold(self, number: int, payload: bytes, data: bytes) -> None:
-        self._held.append((number, payload, data))
-        self._held_size += len(payload) + len(data)
-        if (
-            len(self._held) > self.limits.held_packets
-            or self._held_size > self.limits.held_bytes
-        ):
-            self._give_up("too much to send once the key exchange is over")
+    def _writable_changed(self) -> None:
+        if self.authenticated and not self._closing:
+            what = "resume_writing" if self.is_writable else "pause_writing"
+            tell = getattr(self.service, what, None)
+            if tell is not None:
+                tell()
 
-    def _give_up(self, reason: str) -> None:
-        # May be called from any depth of somebody else's code: must not raise.
-        self.disconnect(DISCONNECT_CONNECTION_LOST, reason)
-
-    # Key exchange
+    # What the key exchanges tell (ExchangeLink)
 
     def exchange_started(self) -> None:
-        """See :class:`~rtunnel.ssh.exchanges.ExchangeLink`."""
-        self._holding = True
+        """Our KEXINIT has been sent."""
+        self._output.hold()
         self._exchange_timer = self.clock.callLater(
             self.limits.exchange_seconds, self._exchange_stalled
         )
-        self._tell_service()
 
     def our_keys_in_use(self) -> None:
-        """See :class:`~rtunnel.ssh.exchanges.ExchangeLink`."""
-        self._holding = False
+        """Our NEWKEYS has been sent."""
         if not self.exchanges.completed:
+            self._output.is_holding = False
             self.first_keys_in_use()
-        held, self._held, self._held_size = self._held, [], 0
-        for packet in held:
-            self.sendPacket(*packet)
-        self._tell_service()
+        self._output.release()
 
     def their_keys_in_use(self) -> None:
-        """See :class:`~rtunnel.ssh.exchanges.ExchangeLink`."""
+        """The peer's NEWKEYS has come."""
         _cancel(self._exchange_timer)
         self._exchange_timer = None
         self._unimplemented = 0
@@ -541,12 +444,12 @@ class PacketTransport(SSHTransportBase):
             self.first_exchange_over()
 
     def first_keys_in_use(self) -> None:
-        """For subclasses: our first NEWKEYS has been sent."""
+        """For subclasses: our first NEWKEYS has been sent, and nothing after it."""
 
     def first_exchange_over(self) -> None:
         """For subclasses: the peer's first NEWKEYS has come."""
 
-    # Authentication and services
+    # Services
 
     def setService(self, service: SSHService) -> None:
         """Run ``service`` in place of the one that runs."""
@@ -557,96 +460,24 @@ class PacketTransport(SSHTransportBase):
         service.serviceStarted()
 
     def start_service(self, service: SSHService) -> None:
-        """The peer is authenticated: run ``service`` from now on."""
+        """The peer is authenticated: run ``service`` until the connection ends."""
         _cancel(self._login_timer)
         self._login_timer = None
         self.authenticated = True
         self._running = not self.exchanges.peer_is_bound
-        self._opener.limit = self.limits.max_packet
         self._deliver = service.packetReceived
+        self._opener.limit = self.limits.max_packet
         self.setService(service)
-        if not self.is_writable:
-            _tell(service, "pause_writing")
 
-    # Back-pressure
+    def isEncrypted(self, direction: str = "out") -> bool:
+        """Conch asks whether keys are in use."""
+        return self.exchanges.completed > 0
 
-    def tcp_writable(self, writable: bool) -> None:
-        """TCP has enough to send, or can take more."""
-        self._tcp_is_writable = writable
-        self._unread = 0
-        self._tell_service()
-
-    def _tell_service(self) -> None:
-        writable = self._tcp_is_writable and not self._holding
-        if writable == self.is_writable:
-            return
-        self.is_writable = writable
-        if self.authenticated and not self._closing:
-            _tell(self.service, "resume_writing" if writable else "pause_writing")
-
-
-@implementer(IPushProducer)
-class _OutputGate:
-    """What TCP pauses when it has enough to send, and resumes when it has none."""
-
-    def __init__(self, transport: PacketTransport) -> None:
-        self._transport = transport
-
-    def pauseProducing(self) -> None:
-        self._transport.tcp_writable(False)
-
-    def resumeProducing(self) -> None:
-        self._transport.tcp_writable(True)
-
-    def stopProducing(self) -> None:
-        """The connection is lost, which the transport hears for itself."""
-
-
-def peer_address(transport: Any) -> str:
-    """The peer's IP address, an IPv4 one never in IPv6 form; empty if it has none."""
-    host = getattr(transport.getPeer(), "host", "")
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return ""
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or address)
-
-
-def is_proxied(transport: Any) -> bool:
-    """Whether the peer's address is known only after its first bytes.
-
-    So it is behind whatever wraps a connection, the PROXY protocol that is, but TLS.
-    """
-    while isinstance(transport, ProtocolWrapper):
-        if not isinstance(transport, TLSMemoryBIOProtocol):
-            return True
-        transport = transport.transport
-    return False
-
-
-def tune_socket(transport: Any, user_timeout: float) -> None:
-    """Send small packets at once, and notice a peer that has gone.
-
-    :param user_timeout: seconds; see :class:`~rtunnel.ssh.limits.TransportLimits`.
-    """
-    set_no_delay = getattr(transport, "setTcpNoDelay", None)
-    if set_no_delay is None:
-        return
-    set_no_delay(True)
-    transport.setTcpKeepAlive(True)
-    option = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if option is not None and user_timeout:
-        milliseconds = int(user_timeout * 1000)
-        transport.getHandle().setsockopt(socket.IPPROTO_TCP, option, milliseconds)
+    def isVerified(self, direction: str = "out") -> bool:
+        """Conch asks whether packets are authentic; no cipher of ours is without."""
+        return self.exchanges.completed > 0
 
 
 def _cancel(timer: IDelayedCall | None) -> None:
     if timer is not None and timer.active():
         timer.cancel()
-
-
-def _tell(service: SSHService | None, what: str) -> None:
-    method = getattr(service, what, None)
-    if method is not None:
-        method()

@@ -210,10 +210,10 @@ class UserAuthServer(SSHService):
         return key.verify(request.signature, data, request.algorithm)
 
     def _accepted(self, identity: Identity) -> None:
-        transport, events = self.transport, self._rules.events
-        transport.login_succeeded(identity, self._rules.make_service(identity))
-        if events is not None:
-            events.login_accepted(identity, transport.peer_address)
+        service = self._rules.make_service(identity)
+        if self._rules.events is not None:
+            self._rules.events.login_accepted(identity, self.transport.peer_address)
+        self.transport.login_succeeded(identity, service)
 
     def _refused(self, request: PublicKeyRequest, reason: str) -> None:
         address = self.transport.peer_address
