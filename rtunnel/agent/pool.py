@@ -174,10 +174,11 @@ class Pool:
         attempt = self._attempts[dial.number]
         self.tracker.drain(self._claimed_by(attempt), by_proxy=by_proxy)
 
-    def ended(self, dial: Dial, now: float, *, by_us: bool = False) -> None:
+    def ended(self, dial: Dial, now: float, *, by_us: bool = False) -> bool:
         """Nothing came of a dial, or its tunnel is gone.
 
         :param by_us: we wanted it gone, so nobody is to blame.
+        :returns: whether it is a failure that the address is blamed for.
         """
         self._settle(now)
         attempt = self._attempts.pop(dial.number)
@@ -186,15 +187,16 @@ class Pool:
         if attempt.proxy_id is not None:
             phase = self.tracker.phase(attempt.proxy_id)
             self.tracker.release(attempt.proxy_id, now)
-        if by_us or phase is Phase.DRAINING:
-            return
+        if by_us or phase is Phase.DRAINING or attempt.refused is ClaimAnswer.ENOUGH:
+            return False
         if attempt.landed_on is not None:
-            if attempt.refused is not ClaimAnswer.ENOUGH:
-                route.landed(attempt.landed_on, self.tracker.population(), now)
-        elif attempt.settled:
+            route.landed(attempt.landed_on, self.tracker.population(), now)
+            return False
+        if attempt.settled:
             route.lost(now)
-        else:
-            route.failed(now)
+            return False
+        route.failed(now)
+        return True
 
     # What follows from it.
 

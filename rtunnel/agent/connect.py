@@ -1,0 +1,101 @@
+"""From an address to a connection that SSH can be spoken over.
+
+Names are resolved anew for every dial, and all their A and AAAA records are used: dials
+that follow each other begin with another one each. ``tls:`` addresses are wrapped in
+TLS, with the name checked; ``HTTPS_PROXY`` and ``NO_PROXY`` are honoured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from twisted.internet.abstract import isIPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import (
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    wrapClientTLS,
+)
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
+from twisted.internet.ssl import Certificate, optionsForClientTLS
+from zope.interface import implementer
+
+from rtunnel.agent.happy_eyeballs import first_success
+from rtunnel.agent.http_connect import HttpConnectEndpoint, http_proxy_for
+from rtunnel.agent.reactors import IAgentReactor
+from rtunnel.config import Address
+from rtunnel.errors import ConnectionFailed
+from rtunnel.resolution import interleaved, resolve
+
+#: Seconds for one TCP connection; the whole dial has a deadline of its own.
+TCP_TIMEOUT: Final = 10.0
+
+
+class Connector:
+    """Connects to proxies.
+
+    :param environ: the environment variables, for ``HTTPS_PROXY`` and ``NO_PROXY``.
+    :param trust_root: the TLS authority that counts; ``None``: those of the system.
+    """
+
+    def __init__(
+        self,
+        reactor: IAgentReactor,
+        environ: Mapping[str, str],
+        trust_root: Certificate | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._environ = environ
+        self._trust_root = trust_root
+
+    async def connect(
+        self, address: Address, rotation: int, factory: IProtocolFactory
+    ) -> IProtocol:
+        """Connect to an address; cancelling gives up.
+
+        :param rotation: which of the addresses behind its name to begin with, counted
+            round and round.
+        :returns: the protocol, on a transport that is connected; under ``tls:`` the TLS
+            handshake may still fail.
+        :raises ConnectionFailed: the name does not resolve, or the HTTP proxy refuses.
+        :raises ConnectError: when no address takes the connection.
+        """
+        proxy = http_proxy_for(address, self._environ)
+        host, port = (
+            (address.host, address.port) if proxy is None else (proxy.host, proxy.port)
+        )
+        found = interleaved(await resolve(self._reactor, host), rotation)
+        if not found:
+            raise ConnectionFailed(f"{host} does not resolve")
+        endpoint: IStreamClientEndpoint = _AnyOf(self._reactor, found, port)
+        if proxy is not None:
+            endpoint = HttpConnectEndpoint(endpoint, proxy, address)
+        if address.tls:
+            options = optionsForClientTLS(address.host, self._trust_root)
+            endpoint = wrapClientTLS(options, endpoint, self._reactor)
+        return await endpoint.connect(factory)
+
+
+@implementer(IStreamClientEndpoint)
+class _AnyOf:
+    """Connects to whichever of several addresses of one host answers first."""
+
+    def __init__(
+        self, reactor: IAgentReactor, addresses: Sequence[str], port: int
+    ) -> None:
+        self._reactor = reactor
+        self._endpoints: list[IStreamClientEndpoint] = []
+        for address in addresses:
+            kind = TCP6ClientEndpoint if isIPv6Address(address) else TCP4ClientEndpoint
+            self._endpoints.append(kind(reactor, address, port, TCP_TIMEOUT))
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """See ``IStreamClientEndpoint``."""
+        attempts = [partial(e.connect, protocolFactory) for e in self._endpoints]
+        return first_success(attempts, self._reactor)

@@ -1,0 +1,337 @@
+"""The agent as a service: carries out what the pool decides, tells it what happened.
+
+After every event the pool is asked for a plan; its dials are started and its drops are
+drained.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from rtunnel import __version__
+from rtunnel.agent.connect import Connector
+from rtunnel.agent.dial import Site
+from rtunnel.agent.machine import DEFAULT_DEADLINES, Deadlines, TunnelState
+from rtunnel.agent.pool import Dial, Pinned, Pool
+from rtunnel.agent.reactors import IAgentReactor
+from rtunnel.agent.tunnel import Tunnel, TunnelStatus
+from rtunnel.config import AgentConfig, load_agent
+from rtunnel.discovery.messages import DiscoveryRequest
+from rtunnel.discovery.tracker import ClaimAnswer
+from rtunnel.errors import KeyFileError
+from rtunnel.state_directory import AgentCredentials, load_agent_credentials
+
+#: Seconds that open connections have to finish when the agent stops.
+DRAIN_TIMEOUT: Final = 30.0
+#: Seconds after which key and certificate are read again for the next dial.
+CREDENTIALS_AGE: Final = 10.0
+#: The least time between two plans that nothing but the clock asked for, seconds.
+_TICK: Final = 0.01
+
+
+@attrs.frozen
+class AgentStatus:
+    """A snapshot of an agent.
+
+    :param cluster: that it serves.
+    :param instance: its UUID.
+    :param stopping: whether it takes nothing new.
+    :param wanted: active proxies that it knows of.
+    :param held: how many of them have a tunnel, or one being established.
+    :param tunnels: every dial and tunnel.
+    """
+
+    cluster: str
+    instance: str
+    stopping: bool
+    wanted: int
+    held: int
+    tunnels: tuple[TunnelStatus, ...]
+
+
+class AgentService(Service):
+    """Holds tunnels from this cluster to its proxies.
+
+    :param config: of ``agent.toml``.
+    :param load: reads key, certificate and authorities.
+    :param chance: a number from 0 up to 1.
+    :param now: wall clock, seconds since the epoch.
+    :param environ: the environment variables, for ``HTTPS_PROXY`` and ``NO_PROXY``.
+    :raises KeyFileError: when key or certificate cannot be used.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        reactor: IAgentReactor,
+        *,
+        load: Callable[[AgentConfig, float], AgentCredentials] | None = None,
+        chance: Callable[[], float] = random.random,
+        now: Callable[[], float] = time.time,
+        environ: Mapping[str, str] = os.environ,
+        connector: Connector | None = None,
+        deadlines: Deadlines = DEFAULT_DEADLINES,
+        drain_timeout: float = DRAIN_TIMEOUT,
+    ) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._load = load or _load_credentials
+        self._now = now
+        self._connector = connector or Connector(reactor, environ)
+        self._deadlines = deadlines
+        self._drain_timeout = drain_timeout
+        self._credentials = self._load(config, now())
+        self._loaded_at = reactor.seconds()
+        self._site = Site(reactor, config.cluster, config.allow, config.resolve)
+        tunnels = None if config.tunnels == "all" else config.tunnels
+        self._pool = Pool([str(a) for a in config.proxies], tunnels, chance)
+        self._tunnels: dict[int, Tunnel] = {}
+        self._wake: IDelayedCall | None = None
+        self._stopping = False
+        self._stopped: list[Deferred[None]] = []
+        self._progress: tuple[int, int] | None = None
+
+    # IService.
+
+    def startService(self) -> None:
+        """Begin to dial."""
+        super().startService()
+        self._stopping = False
+        self._log.info(
+            "agent {instance} of cluster {cluster}, rtunnel {version}, dials {proxies}",
+            instance=self._credentials.instance,
+            cluster=self._config.cluster,
+            version=__version__,
+            proxies=", ".join(str(address) for address in self._config.proxies),
+        )
+        self._replan_soon()
+
+    def stopService(self) -> Deferred[None]:
+        """Tell the proxies, wait for what is open, close.
+
+        :returns: fires when no tunnel is left, after the drain timeout at the latest
+            (and what it takes to close).
+        """
+        super().stopService()
+        self._stopping = True
+        self._cancel_wake()
+        stopped: Deferred[None] = Deferred()
+        self._stopped.append(stopped)
+        for tunnel in list(self._tunnels.values()):
+            tunnel.drain(self._drain_timeout)
+        self._check_stopped()
+        return stopped
+
+    def reload(self) -> None:
+        """Read the config file and the keys again, as on SIGHUP.
+
+        What may be reached holds from now on, keys and certificate from the next dial
+        on; another cluster, other proxies or tunnels need a restart.
+
+        :raises ConfigError: when the file cannot be used; nothing changes then.
+        :raises KeyFileError: likewise for keys and certificate.
+        """
+        config = load_agent(self._config.path)
+        self._credentials = self._load(config, self._now())
+        self._loaded_at = self._reactor.seconds()
+        for key in ("cluster", "proxies", "tunnels"):
+            if getattr(config, key) != getattr(self._config, key):
+                self._log.warn(
+                    "{path}: {key} has changed; restart the agent for it to count",
+                    path=str(config.path),
+                    key=key,
+                )
+        self._config = attrs.evolve(
+            self._config,
+            allow=config.allow,
+            resolve=config.resolve,
+            tunnel=config.tunnel,
+        )
+        self._site.change(config.allow, config.resolve)
+        self._log.info("{path} was read again", path=str(config.path))
+
+    def status(self) -> AgentStatus:
+        """A snapshot, for status and logs."""
+        held, wanted = self._count()
+        return AgentStatus(
+            cluster=self._config.cluster,
+            instance=self._credentials.instance,
+            stopping=self._stopping,
+            wanted=wanted,
+            held=held,
+            tunnels=tuple(tunnel.status() for tunnel in self._tunnels.values()),
+        )
+
+    # TunnelOwner.
+
+    def host_identified(self, tunnel: Tunnel, proxy_id: str) -> ClaimAnswer:
+        """See :class:`~rtunnel.agent.tunnel.TunnelOwner`."""
+        answer = self._pool.claim(tunnel.dialled, proxy_id, self._reactor.seconds())
+        self._replan_soon()
+        return answer
+
+    def tunnel_in_service(self, tunnel: Tunnel) -> None:
+        """See :class:`~rtunnel.agent.tunnel.TunnelOwner`."""
+        self._pool.in_service(tunnel.dialled, self._reactor.seconds())
+        self._log.info(
+            "tunnel to proxy {proxy} ({address}) is in service",
+            proxy=tunnel.proxy_id,
+            address=tunnel.dialled.address,
+        )
+        self._replan_soon()
+
+    def tunnel_draining(self, tunnel: Tunnel, by_proxy: bool) -> None:
+        """See :class:`~rtunnel.agent.tunnel.TunnelOwner`."""
+        self._pool.drained(tunnel.dialled, by_proxy=by_proxy)
+        self._replan_soon()
+
+    def discovery_received(self, tunnel: Tunnel, request: DiscoveryRequest) -> None:
+        """See :class:`~rtunnel.agent.tunnel.TunnelOwner`."""
+        if tunnel.dialled.number in self._tunnels:
+            self._pool.learn(tunnel.dialled, request, self._reactor.seconds())
+            self._replan_soon()
+
+    def tunnel_ended(self, tunnel: Tunnel, reason: str, by_us: bool) -> None:
+        """See :class:`~rtunnel.agent.tunnel.TunnelOwner`."""
+        del self._tunnels[tunnel.dialled.number]
+        failed = self._pool.ended(tunnel.dialled, self._reactor.seconds(), by_us=by_us)
+        if tunnel.since is not None:
+            self._log.info(
+                "tunnel to proxy {proxy} ({address}) has ended: {reason}",
+                proxy=tunnel.proxy_id,
+                address=tunnel.dialled.address,
+                reason=reason,
+            )
+        elif not failed:
+            self._log.debug(
+                "no tunnel through {address}: {reason}",
+                address=tunnel.dialled.address,
+                reason=reason,
+            )
+        else:
+            self._log.warn(
+                "no tunnel through {address}: {reason}",
+                address=tunnel.dialled.address,
+                reason=reason,
+            )
+        self._replan_soon()
+        self._check_stopped()
+
+    # Carrying out.
+
+    def _replan_soon(self) -> None:
+        # Not at once: events come from the middle of a tunnel's doings, in swarms.
+        self._wake_in(0)
+
+    def _wake_in(self, seconds: float) -> None:
+        self._cancel_wake()
+        if not self._stopping:
+            self._wake = self._reactor.callLater(seconds, self._replan)
+
+    def _cancel_wake(self) -> None:
+        if self._wake is not None and self._wake.active():
+            self._wake.cancel()
+        self._wake = None
+
+    def _replan(self) -> None:
+        now = self._reactor.seconds()
+        plan = self._pool.plan(now)
+        if plan.wake_at < float("inf"):
+            self._wake_in(max(_TICK, plan.wake_at - now))
+        for notice in plan.notices:
+            self._say_pinned(notice)
+        for dial in plan.dials:
+            self._start(dial)
+        for proxy_id in plan.drops:
+            for tunnel in list(self._tunnels.values()):
+                if tunnel.proxy_id == proxy_id:
+                    tunnel.drain(self._drain_timeout)
+        if not self._pool.tracker.shortfall():
+            for tunnel in list(self._tunnels.values()):
+                if tunnel.state is TunnelState.DRAINING:
+                    tunnel.let_go()
+        self._say_progress()
+
+    def _start(self, dial: Dial) -> None:
+        tunnel = Tunnel(
+            dial,
+            self,
+            connector=self._connector,
+            credentials=self._fresh_credentials(),
+            site=self._site,
+            clock=self._reactor,
+            now=self._now,
+            heartbeat=self._config.tunnel,
+            deadlines=self._deadlines,
+        )
+        self._tunnels[dial.number] = tunnel
+        self._log.debug(
+            "dial {number} to {address}", number=dial.number, address=dial.address
+        )
+        tunnel.start()
+
+    def _fresh_credentials(self) -> AgentCredentials:
+        """A certificate that was renewed in its file counts without a restart."""
+        if self._reactor.seconds() - self._loaded_at >= CREDENTIALS_AGE:
+            self._loaded_at = self._reactor.seconds()
+            try:
+                self._credentials = self._load(self._config, self._now())
+            except KeyFileError as error:
+                self._log.error(
+                    "{reason}; going on with what was read before", reason=str(error)
+                )
+        return self._credentials
+
+    def _count(self) -> tuple[int, int]:
+        tracker = self._pool.tracker
+        serving = sum(
+            tunnel.state is TunnelState.IN_SERVICE for tunnel in self._tunnels.values()
+        )
+        wanted = tracker.population()
+        return serving, wanted if tracker.tunnels is None else min(
+            wanted, tracker.tunnels
+        )
+
+    def _say_progress(self) -> None:
+        progress = self._count()
+        if progress != self._progress:
+            self._progress = progress
+            self._log.info(
+                "{held} of {wanted} proxies have a tunnel",
+                held=progress[0],
+                wanted=progress[1],
+            )
+
+    def _say_pinned(self, notice: Pinned) -> None:
+        self._log.warn(
+            "{address} gave proxies that have a tunnel already {landings} times in a "
+            "row ({given}); {missing} cannot be reached through it: advertise their "
+            "addresses ([ssh] advertise in proxy.toml) or balance connections in turn; "
+            "it is dialled less often from now on",
+            address=notice.address,
+            landings=notice.landings,
+            given=", ".join(notice.given),
+            missing=", ".join(notice.missing),
+        )
+
+    def _check_stopped(self) -> None:
+        if self._stopping and not self._tunnels:
+            self._stopped, waiting = [], self._stopped
+            for stopped in waiting:
+                stopped.callback(None)
+
+
+def _load_credentials(config: AgentConfig, now: float) -> AgentCredentials:
+    return load_agent_credentials(config.state, config.cluster, now)

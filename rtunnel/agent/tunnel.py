@@ -1,0 +1,421 @@
+"""One tunnel: an SSH connection to one proxy, from the dial to the end.
+
+:mod:`rtunnel.agent.machine` says what happens when; this does it. The host-key check
+reads which proxy answered, and hangs up before logging in when the owner does not want
+that one. The control channel says hello and hears what the proxy has to say; channels
+of the type ``transport@rtunnel`` are handed to the :class:`~rtunnel.agent.dial.Site`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Final, Protocol, cast
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProtocol,
+    IReactorTime,
+    ITCPTransport,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rtunnel import __version__
+from rtunnel.agent.connect import Connector
+from rtunnel.agent.dial import Site
+from rtunnel.agent.machine import (
+    DEFAULT_DEADLINES,
+    Deadlines,
+    TunnelCore,
+    TunnelMachine,
+    TunnelState,
+)
+from rtunnel.agent.pool import Dial
+from rtunnel.config import Address, TunnelConfig
+from rtunnel.control import ControlChannel
+from rtunnel.discovery.liveness import Liveness
+from rtunnel.discovery.messages import DiscoveryRequest, Drain, Hello, Message
+from rtunnel.discovery.tracker import ClaimAnswer
+from rtunnel.errors import (
+    OPEN_RESOURCE_SHORTAGE,
+    OPEN_UNKNOWN_CHANNEL_TYPE,
+    ConnectionClosed,
+    HostRefused,
+    OpenRefused,
+    RequestFailed,
+    RtunnelError,
+)
+from rtunnel.naming import printable
+from rtunnel.ssh.connection import Attach, Connection, OpenRequest
+from rtunnel.ssh.factory import ClientFactory
+from rtunnel.ssh.transport import ClientTransport
+from rtunnel.state_directory import AgentCredentials
+from rtunnel.wire.certificate import (
+    CERTIFICATE_ALGORITHMS,
+    Certificate,
+    CertificateKind,
+)
+
+CONTROL_CHANNEL: Final = b"control@rtunnel"
+TRANSPORT_CHANNEL: Final = b"transport@rtunnel"
+
+#: Seconds for which the tunnel of a proxy that leaves is kept for want of another.
+REPLACE_TIMEOUT: Final = 2.0
+
+#: The SSH login name; no identity, that is the certificate's.
+USERNAME: Final = "agent"
+
+
+class TunnelOwner(Protocol):
+    """Who decides on tunnels and keeps the table of them."""
+
+    def host_identified(self, tunnel: Tunnel, proxy_id: str) -> ClaimAnswer:
+        """A proxy has proven its id; may the tunnel log in there?"""
+
+    def tunnel_in_service(self, tunnel: Tunnel) -> None:
+        """The proxy has taken the tunnel into service."""
+
+    def tunnel_draining(self, tunnel: Tunnel, by_proxy: bool) -> None:
+        """The tunnel serves nothing new, and is to be replaced."""
+
+    def discovery_received(self, tunnel: Tunnel, request: DiscoveryRequest) -> None:
+        """The proxy has said which proxies there are."""
+
+    def tunnel_ended(self, tunnel: Tunnel, reason: str, by_us: bool) -> None:
+        """The tunnel is gone, or never came to be. Called once."""
+
+
+@attrs.frozen
+class TunnelStatus:
+    """A snapshot of one tunnel.
+
+    :param address: that was dialled.
+    :param proxy: id of the proxy; ``None`` before it is known.
+    :param state: how far it is.
+    :param since: POSIX time at which it was in service; ``None`` before.
+    :param rtt_seconds: smoothed round trip; ``None`` before the first.
+    :param channels: connections open or being opened.
+    :param suspect: whether heartbeats are missing.
+    """
+
+    address: str
+    proxy: str | None
+    state: str
+    since: float | None
+    rtt_seconds: float | None
+    channels: int
+    suspect: bool
+
+
+class Tunnel:
+    """The agent's end of one tunnel.
+
+    :param dial: where to, and which proxy is expected there.
+    :param now: wall clock, seconds since the epoch.
+    :ivar proxy_id: of the proxy, once it is claimed for this tunnel.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        dial: Dial,
+        owner: TunnelOwner,
+        *,
+        connector: Connector,
+        credentials: AgentCredentials,
+        site: Site,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        heartbeat: TunnelConfig,
+        deadlines: Deadlines = DEFAULT_DEADLINES,
+    ) -> None:
+        self.dialled = dial
+        self.proxy_id: str | None = None
+        self.since: float | None = None
+        self._owner = owner
+        self._connector = connector
+        self._credentials = credentials
+        self._site = site
+        self._clock = clock
+        self._now = now
+        self._heartbeat = heartbeat
+        self._core = TunnelCore(self, clock, deadlines)
+        self._life = TunnelMachine(self._core)
+        self._connecting: Deferred[IProtocol] | None = None
+        self._transport: ClientTransport | None = None
+        self._connection: Connection | None = None
+        self._control: ControlChannel | None = None
+        self._channels = 0
+        self._may_let_go = False
+        self._let_go_timer: IDelayedCall | None = None
+
+    # What the owner calls.
+
+    @property
+    def state(self) -> TunnelState:
+        """How far it is."""
+        return self._core.state
+
+    def status(self) -> TunnelStatus:
+        """A snapshot for status and logs."""
+        control = self._control
+        return TunnelStatus(
+            address=self.dialled.address,
+            proxy=self.proxy_id,
+            state=self.state.value,
+            since=self.since,
+            rtt_seconds=None if control is None else control.rtt,
+            channels=self._channels,
+            suspect=control is not None and control.suspect,
+        )
+
+    def start(self) -> None:
+        """Dial."""
+        self._life.start()
+
+    def drain(self, seconds: float) -> None:
+        """Let go of it in good order.
+
+        :param seconds: that what is open has to finish.
+        """
+        self._life.drain_requested(seconds)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Nobody needs a draining tunnel any longer: close it when nothing is open."""
+        self._may_let_go = True
+        self._check_drained()
+
+    def close(self, reason: str) -> None:
+        """End it now, whatever is open."""
+        self._life.close(reason)
+
+    # What the machine asks for; see TunnelActions.
+
+    def dial(self) -> None:
+        """Begin to connect."""
+        factory = ClientFactory(
+            clock=self._clock,
+            username=USERNAME,
+            key=self._credentials.key,
+            certificate=self._credentials.certificate,
+            check_host=self._check_host,
+            handler=self,
+        )
+        self._connecting = Deferred.fromCoroutine(
+            self._connector.connect(
+                Address.parse(self.dialled.address), self.dialled.rotation, factory
+            )
+        )
+        self._connecting.addCallbacks(self._connected, self._not_connected)
+
+    def greet(self) -> None:
+        """Open the control channel and say hello."""
+        greeting = Deferred.fromCoroutine(self._greet())
+        greeting.addErrback(self._greeting_failed)
+
+    def serve(self) -> None:
+        """The tunnel is in service."""
+        self.since = self._now()
+        self._owner.tunnel_in_service(self)
+
+    def refuse_new(self, by_proxy: bool) -> None:
+        """Serve no new channels, and let the tunnel be replaced."""
+        if by_proxy:
+            self._let_go_timer = self._clock.callLater(REPLACE_TIMEOUT, self.let_go)
+        self._owner.tunnel_draining(self, by_proxy)
+
+    def say_drain(self, seconds: float) -> None:
+        """Tell the proxy that we are leaving."""
+        if self._control is not None:
+            self._control.send(Drain("the agent is leaving", seconds)).addErrback(
+                self._not_heard
+            )
+
+    def hang_up(self, reason: str) -> None:
+        """End the connection, or the attempt, in good order."""
+        if self._connection is not None:
+            self._connection.close(reason)
+        elif self._transport is not None:
+            self._transport.ready.cancel()
+        elif self._connecting is not None:
+            self._connecting.cancel()
+
+    def cut(self) -> None:
+        """End the connection now."""
+        if self._transport is not None:
+            transport = cast(ITCPTransport, self._transport.transport)
+            transport.abortConnection()
+
+    def ended(self, reason: str, by_us: bool) -> None:
+        """It is over."""
+        if self._let_go_timer is not None and self._let_go_timer.active():
+            self._let_go_timer.cancel()
+        if self._control is not None:
+            self._control.stop()
+        self._connection = self._transport = self._connecting = None
+        self._owner.tunnel_ended(self, reason, by_us)
+
+    # On the way up.
+
+    def _connected(self, protocol: IProtocol) -> None:
+        self._transport = cast(ClientTransport, protocol)
+        self._life.connected()
+        self._transport.ready.addCallbacks(self._logged_in, self._not_connected)
+
+    def _not_connected(self, failure: Failure) -> None:
+        if failure.check(CancelledError):
+            self._life.lost("given up")
+            return
+        if not failure.check(RtunnelError, ConnectError):
+            self._log.failure(
+                "a dial to {address} failed", failure, address=self.dialled.address
+            )
+        self._life.lost(printable(failure.getErrorMessage()))
+
+    def _check_host(self, algorithm: bytes, blob: bytes) -> Certificate:
+        """Which proxy is this, and do we want a tunnel to it?
+
+        Behind a balancer's address any proxy may answer: every certificate of our own
+        host CA belongs to one of our proxies, and only the id in it counts, not the
+        names. An advertised address has to lead to the one proxy that it is for.
+
+        :raises HostRefused: to hang up before we say who we are.
+        """
+        if algorithm not in CERTIFICATE_ALGORITHMS:
+            raise HostRefused("the proxy has no host certificate")
+        certificate = Certificate.from_blob(blob)
+        certificate.check(
+            kind=CertificateKind.HOST,
+            trusted=self._credentials.host_cas,
+            now=self._now(),
+        )
+        proxy_id = _proxy_id(certificate)
+        expected = self.dialled.expected
+        if expected is not None and proxy_id != expected:
+            raise HostRefused(
+                f"{self.dialled.address} leads to proxy {proxy_id}, not to {expected}"
+            )
+        if self.state is not TunnelState.HANDSHAKING:
+            raise HostRefused("the tunnel is not wanted any longer")
+        answer = self._owner.host_identified(self, proxy_id)
+        if answer is not ClaimAnswer.GRANTED:
+            raise HostRefused(f"hung up on proxy {proxy_id}: {answer.value}")
+        self.proxy_id = proxy_id
+        self._life.host_accepted()
+        return certificate
+
+    def _logged_in(self, connection: Connection) -> None:
+        self._connection = connection
+        self._life.authenticated()
+
+    async def _greet(self) -> None:
+        connection = self._connection
+        assert connection is not None
+        channel = await connection.open_channel(CONTROL_CHANNEL)
+        liveness = Liveness(self._heartbeat.heartbeat, self._heartbeat.missed)
+        self._control = ControlChannel(channel, self._clock, liveness, self)
+        hello = Hello(
+            version=__version__,
+            instance=self._credentials.instance,
+            limits={"channels": connection.limits.channels},
+        )
+        await self._control.send(hello)
+        self._life.greeted()
+
+    def _greeting_failed(self, failure: Failure) -> None:
+        error = failure.trap(OpenRefused, RequestFailed, ConnectionClosed)
+        if error is not ConnectionClosed:
+            text = printable(failure.getErrorMessage())
+            self._life.failed(f"the proxy does not take the tunnel: {text}")
+
+    # In service: ConnectionHandler.
+
+    def connection_started(self, connection: Connection) -> None:
+        """See ``ConnectionHandler``: what follows is for who waits for ``ready``."""
+
+    async def channel_requested(self, request: OpenRequest) -> Attach:
+        """The proxy asks for a connection to a target.
+
+        :raises OpenRefused: with the sentence that the client's ``ssh`` shows.
+        """
+        if request.kind != TRANSPORT_CHANNEL:
+            raise OpenRefused(
+                OPEN_UNKNOWN_CHANNEL_TYPE, "an agent serves transport@rtunnel only"
+            )
+        if self.state is not TunnelState.IN_SERVICE:
+            raise OpenRefused(
+                OPEN_RESOURCE_SHORTAGE, "the agent is leaving; connect again"
+            )
+        self._channels += 1
+        try:
+            return await self._site.serve(
+                request.data, self.proxy_id or "", self._channel_gone
+            )
+        except BaseException:
+            self._channel_gone()
+            raise
+
+    def global_request(self, name: bytes, data: bytes) -> bytes | None:
+        """None is served; the refusal is what OpenSSH's keepalives want to hear."""
+        return None
+
+    def connection_lost(self, reason: str) -> None:
+        """The SSH connection is gone."""
+        self._life.lost(printable(reason))
+
+    def _channel_gone(self) -> None:
+        self._channels -= 1
+        self._check_drained()
+
+    def _check_drained(self) -> None:
+        draining = self.state is TunnelState.DRAINING
+        if draining and self._may_let_go and not self._channels:
+            self._life.drained()
+
+    # In service: ControlReceiver.
+
+    def message_received(self, message: Message) -> bool:
+        """The proxy says something.
+
+        :returns: whether it means anything to an agent.
+        """
+        match message:
+            case DiscoveryRequest():
+                self._owner.discovery_received(self, message)
+            case Drain():
+                self._log.info(
+                    "proxy {proxy} is leaving: {reason}",
+                    proxy=self.proxy_id,
+                    reason=printable(message.reason),
+                )
+                self._life.drain_received(message.seconds)
+            case _:
+                return False
+        return True
+
+    def peer_dead(self, reason: str) -> None:
+        """The proxy does not answer, or breaks the protocol."""
+        self._life.failed(reason)
+
+    def _not_heard(self, failure: Failure) -> None:
+        failure.trap(RequestFailed, ConnectionClosed)
+
+
+def _proxy_id(certificate: Certificate) -> str:
+    first = certificate.principals[0]
+    try:
+        proxy_id = str(uuid.UUID(first))
+    except ValueError:
+        proxy_id = ""
+    if proxy_id != first:
+        raise HostRefused(
+            f"the host certificate's first principal, {printable(first, 80)!r}, is no "
+            "proxy id"
+        )
+    return proxy_id
