@@ -31,8 +31,6 @@ class ChannelLimits:
     :param opens_burst: channels that the peer may ask for at once.
     :param outstanding_requests: requests without an answer yet, each way, for each
         channel and for the connection.
-    :param unread_answers: answers that we owe to the peer's requests while it does not
-        read; one more ends the connection.
     """
 
     window: int = 2 * MIB
@@ -45,7 +43,6 @@ class ChannelLimits:
     opens_per_second: float = 200.0
     opens_burst: int = 400
     outstanding_requests: int = 64
-    unread_answers: int = 4096
 
 
 class TokenBucket:

@@ -9,27 +9,29 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol, TypeAlias
 
-import attrs
 from twisted.conch.ssh.service import SSHService
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
-from rtunnel.errors import (
-    DISCONNECT_BY_APPLICATION,
-    OPEN_ADMINISTRATIVELY_PROHIBITED,
-    OPEN_CONNECT_FAILED,
-    OPEN_RESOURCE_SHORTAGE,
-    ConnectionClosed,
-    OpenRefused,
-    ProtocolError,
-)
+from rtunnel.errors import DISCONNECT_BY_APPLICATION, ConnectionClosed, ProtocolError
 from rtunnel.naming import printable
 from rtunnel.ssh.channel import Channel
-from rtunnel.ssh.channel_limits import LEAST_MAX_PACKET, ChannelLimits, TokenBucket
+from rtunnel.ssh.channel_limits import ChannelLimits
+from rtunnel.ssh.channel_opens import (
+    MAX_NAME,
+    PeerChannel,
+    ReceivedOpens,
+    SentOpen,
+    SentOpens,
+    too_many_channels,
+)
+from rtunnel.ssh.interfaces import (
+    Attach,
+    ConnectionHandler,
+    OpenRequest,
+    PacketTransport,
+)
 from rtunnel.ssh.requests import SentRequests
 from rtunnel.trust.identity import Identity
 from rtunnel.wire.data_types import Reader, boolean, string, uint32
@@ -51,93 +53,10 @@ from rtunnel.wire.numbers import (
 )
 from rtunnel.wire.window import ReceiveWindow, SendWindow, WindowBudget
 
-#: Bytes in the name of a channel type or request. RFC 4250 section 4.6.1 allows 64.
-MAX_NAME = 255
-
-#: Bytes of the sentence in a refusal that we send.
-MAX_REFUSAL = 1024
+__all__ = ["Attach", "Connection", "ConnectionHandler", "OpenRequest"]
 
 _TWO_NUMBERS = struct.Struct(">II")
-
-#: What is done with a channel just confirmed, before anything can come through it.
-Attach: TypeAlias = Callable[[Channel], None]
-
-
-@attrs.frozen
-class OpenRequest:
-    """A peer asks for a channel.
-
-    :param kind: channel type, e.g. ``b"direct-tcpip"``.
-    :param data: the part of CHANNEL_OPEN that depends on the type.
-    """
-
-    kind: bytes
-    data: bytes
-
-
-class ConnectionHandler(Protocol):
-    """What a connection asks and tells its owner."""
-
-    def connection_started(self, connection: Connection) -> None:
-        """Channels can be opened now."""
-
-    async def channel_requested(self, request: OpenRequest) -> Attach:
-        """The peer asks for a channel, which is confirmed when this returns.
-
-        Cancelled when the connection goes away. What it returns is called right after
-        the confirmation is sent; if the connection went away although this returned,
-        with a channel that is closed already.
-
-        :raises OpenRefused: to refuse, with a reason for the peer.
-        """
-
-    def global_request(self, name: bytes, data: bytes) -> bytes | None:
-        """The peer asks for something that concerns no channel.
-
-        :returns: data for REQUEST_SUCCESS, or None for REQUEST_FAILURE.
-        """
-
-    def connection_lost(self, reason: str) -> None:
-        """The connection is gone. Called once, after every channel's ``closed``."""
-
-
-class PacketTransport(Protocol):
-    """What a connection needs of the SSH transport under it."""
-
-    clock: IReactorTime
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether data may be sent now; see ``pause_writing``."""
-
-    @property
-    def last_received(self) -> float:
-        """``clock.seconds()`` of the newest byte from the peer."""
-
-    @property
-    def identity(self) -> Identity | None:
-        """Who logged in, at a server."""
-
-    def sendPacket(self, messageType: int, payload: bytes) -> None:
-        """Send one SSH message."""
-
-    def disconnect(self, reason_code: int, text: str) -> None:
-        """Send SSH_MSG_DISCONNECT and hang up."""
-
-    def sendUnimplemented(self) -> None:
-        """Send SSH_MSG_UNIMPLEMENTED for the message just received."""
-
-
-class _Opening:
-    """A channel that we asked for and the peer has not answered."""
-
-    __slots__ = ("abandoned", "answer", "kind", "window")
-
-    def __init__(self, kind: bytes, window: ReceiveWindow) -> None:
-        self.kind = kind
-        self.window = window
-        self.answer: Deferred[Channel] = Deferred()
-        self.abandoned = False
+_NOT_OPEN = "a message for a channel that is not open"
 
 
 class Connection(SSHService):
@@ -155,22 +74,20 @@ class Connection(SSHService):
         self, handler: ConnectionHandler, limits: ChannelLimits | None = None
     ) -> None:
         self.limits = limits or ChannelLimits()
-        #: Whether the transport takes no data now.
+        #: Whether the transport has no room for data.
         self.is_congested = False
         self._handler = handler
         self._lost: str | None = None
         self._budget = WindowBudget(self.limits.window_budget)
         self._next_number = 0
         self._channels: dict[int, Channel] = {}
-        self._opening: dict[int, _Opening] = {}
-        self._answering: set[Deferred[None]] = set()
-        # Closed by both, but with data that our receiver has not taken yet.
+        # Closed by both ends, but with data that our receiver has not taken yet.
         self._lingering: set[Channel] = set()
+        self._sent_opens = SentOpens()
+        self._received_opens: ReceivedOpens | None = None
+        self._global_requests = SentRequests(self.limits.outstanding_requests)
         self._waiting: deque[Channel] = deque()
         self._taking_turns = False
-        self._global_requests = SentRequests(self.limits.outstanding_requests)
-        self._unread_answers = 0
-        self._opens: TokenBucket | None = None
         self._receive = {
             MSG_GLOBAL_REQUEST: self._global_request,
             MSG_REQUEST_SUCCESS: self._request_success,
@@ -201,19 +118,19 @@ class Connection(SSHService):
         return self.transport.last_received
 
     @property
-    def open_channels(self) -> int:
-        """Channels, counting those being opened or not quite gone."""
-        return (
-            len(self._channels)
-            + len(self._opening)
-            + len(self._answering)
-            + len(self._lingering)
-        )
-
-    @property
     def is_open(self) -> bool:
         """Whether the connection is still there."""
         return self._lost is None
+
+    @property
+    def open_channels(self) -> int:
+        """Channels, counting those being opened and those not quite gone."""
+        return (
+            len(self._channels)
+            + len(self._lingering)
+            + len(self._sent_opens)
+            + len(self._received_opens or ())
+        )
 
     async def open_channel(
         self, kind: bytes, data: bytes = b"", *, window: int | None = None
@@ -223,31 +140,27 @@ class Connection(SSHService):
         Cancelling is safe at any time: a confirmation that comes later is closed.
 
         :param data: the part of CHANNEL_OPEN that depends on ``kind``.
-        :param window: bytes that the receive window may grow to; default as
-            ``limits.window``.
+        :param window: bytes that the receive window may grow to; ``limits.window``
+            when it is None.
         :raises OpenRefused: the peer's reason code and text, or too many channels.
         :raises ConnectionClosed: the connection is gone.
         """
         if self._lost is not None:
             raise ConnectionClosed(self._lost)
         if self.open_channels >= self.limits.channels:
-            raise self._too_many_channels()
+            raise too_many_channels(self.limits)
         number = self._allocate_number()
-        opening = _Opening(kind, self._receive_window(window))
-        self._opening[number] = opening
+        sent = SentOpen(kind, self._receive_window(window))
+        self._sent_opens.add(number, sent)
         self.send(
             MSG_CHANNEL_OPEN,
             string(kind)
             + uint32(number)
-            + uint32(opening.window.remaining)
+            + uint32(sent.window.remaining)
             + uint32(self.limits.max_packet)
             + data,
         )
-        try:
-            return await opening.answer
-        except CancelledError:
-            opening.abandoned = True
-            raise
+        return await self._sent_opens.wait(sent)
 
     def send_global_request(
         self, name: bytes, data: bytes = b"", want_reply: bool = True
@@ -261,11 +174,16 @@ class Connection(SSHService):
         """
         if self._lost is not None:
             return fail(ConnectionClosed(self._lost))
+        payload = string(name) + boolean(want_reply) + data
+        if not want_reply:
+            self.send(MSG_GLOBAL_REQUEST, payload)
+            return succeed(b"")
         refusal = self._global_requests.refusal()
-        if want_reply and refusal is not None:
+        if refusal is not None:
             return fail(refusal)
-        self.send(MSG_GLOBAL_REQUEST, string(name) + boolean(want_reply) + data)
-        return self._global_requests.add(name) if want_reply else succeed(b"")
+        answer = self._global_requests.add(name)
+        self.send(MSG_GLOBAL_REQUEST, payload)
+        return answer
 
     def close(
         self, text: str = "", reason_code: int = DISCONNECT_BY_APPLICATION
@@ -283,20 +201,23 @@ class Connection(SSHService):
 
     def serviceStarted(self) -> None:
         """The service is in use from now on."""
-        now = self.transport.clock.seconds()
-        self._opens = TokenBucket(
-            self.limits.opens_per_second, self.limits.opens_burst, now
+        self._received_opens = ReceivedOpens(
+            self.limits,
+            self._handler.channel_requested,
+            self._confirm,
+            self._send_open_failure,
+            self.transport.clock.seconds(),
         )
         self.is_congested = not self.transport.is_writable
         try:
             self._handler.connection_started(self)
         except Exception:
-            self._log.failure("Starting a connection failed.")
+            self._log.failure("starting a connection")
             self.close("internal error")
 
     def serviceStopped(self) -> None:
         """The transport is gone."""
-        self._stop("connection lost")
+        self._stop(self.transport.close_reason or "the connection was lost")
 
     def packetReceived(self, number: int, payload: bytes) -> None:
         """One message of the peer's.
@@ -309,17 +230,15 @@ class Connection(SSHService):
         if receive is not None:
             receive(payload)
         else:
-            self._count_answer()
             self.transport.sendUnimplemented()
 
     def pause_writing(self) -> None:
-        """The transport is full, or exchanges keys: send no data."""
+        """The transport has no room, or exchanges keys: send no data."""
         self.is_congested = True
 
     def resume_writing(self) -> None:
-        """The transport takes data again: one packet from each channel in turn."""
+        """The transport has room: one packet from each channel in turn."""
         self.is_congested = False
-        self._unread_answers = 0
         if self._taking_turns:
             return
         self._taking_turns = True
@@ -339,18 +258,13 @@ class Connection(SSHService):
         """Whether a channel may send data without waiting for its turn."""
         return not self.is_congested and not self._waiting
 
-    def send(self, number: int, payload: bytes) -> None:
+    def send(self, number: int, payload: bytes, data: bytes = b"") -> None:
         """Send a message, unless the connection is gone."""
         if self._lost is None:
-            self.transport.sendPacket(number, payload)
-
-    def answer(self, number: int, payload: bytes) -> None:
-        """Send the answer to a request of the peer's."""
-        self._count_answer()
-        self.send(number, payload)
+            self.transport.sendPacket(number, payload, data)
 
     def wait_for_turn(self, channel: Channel) -> None:
-        """Have ``take_turn`` called when the transport takes data."""
+        """Have ``take_turn`` called when there is room."""
         self._waiting.append(channel)
 
     def channel_finished(self, channel: Channel) -> None:
@@ -366,14 +280,14 @@ class Connection(SSHService):
         try:
             answer = self._handler.global_request(name, reader.rest())
         except Exception:
-            self._log.failure("A global request failed.")
+            self._log.failure("a global request {name}", name=printable(name))
             answer = None
         if not want_reply:
             return
         if answer is None:
-            self.answer(MSG_REQUEST_FAILURE, b"")
+            self.send(MSG_REQUEST_FAILURE, b"")
         else:
-            self.answer(MSG_REQUEST_SUCCESS, answer)
+            self.send(MSG_REQUEST_SUCCESS, answer)
 
     def _request_success(self, payload: bytes) -> None:
         self._global_requests.answered(True, payload)
@@ -381,158 +295,55 @@ class Connection(SSHService):
     def _request_failure(self, payload: bytes) -> None:
         self._global_requests.answered(False, b"")
 
-    # Opening: the peer asks.
+    # Opening.
 
     def _channel_open(self, payload: bytes) -> None:
-        reader = Reader(payload)
-        kind = reader.string(MAX_NAME)
-        recipient = reader.uint32()
-        window = reader.uint32()
-        max_packet = reader.uint32()
-        refusal = self._refusal(max_packet)
-        if refusal is not None:
-            self._refuse(recipient, refusal)
-            return
-        answering = Deferred.fromCoroutine(
-            self._answer_open(
-                OpenRequest(kind, reader.rest()), recipient, window, max_packet
-            )
-        )
-        if not answering.called:
-            self._answering.add(answering)
-            answering.addErrback(self._answering_failed)
-            answering.addCallback(self._answered, answering)
-            if self._lost is not None:
-                answering.cancel()
+        assert self._received_opens is not None
+        now = self.transport.clock.seconds()
+        self._received_opens.received(payload, self.open_channels, now)
 
-    def _refusal(self, max_packet: int) -> OpenRefused | None:
-        limits = self.limits
-        assert self._opens is not None
-        if not self._opens.take(self.transport.clock.seconds()):
-            return OpenRefused(
-                OPEN_RESOURCE_SHORTAGE,
-                f"more than {limits.opens_per_second:g} channels a second",
-            )
-        if len(self._answering) >= limits.pending_opens:
-            return OpenRefused(
-                OPEN_RESOURCE_SHORTAGE,
-                f"{limits.pending_opens} channels are being opened already",
-            )
-        if self.open_channels >= limits.channels:
-            return self._too_many_channels()
-        if max_packet < LEAST_MAX_PACKET:
-            return OpenRefused(
-                OPEN_ADMINISTRATIVELY_PROHIBITED,
-                f"a maximum packet of {max_packet} bytes; "
-                f"{LEAST_MAX_PACKET} is the least",
-            )
-        return None
-
-    def _too_many_channels(self) -> OpenRefused:
-        return OpenRefused(
-            OPEN_RESOURCE_SHORTAGE,
-            f"{self.limits.channels} channels are open on this connection already",
-        )
-
-    async def _answer_open(
-        self, request: OpenRequest, recipient: int, window: int, max_packet: int
-    ) -> None:
-        try:
-            attach = await self._handler.channel_requested(request)
-        except OpenRefused as refused:
-            self._refuse(recipient, refused)
-            return
-        except CancelledError:
-            self._refuse(recipient, OpenRefused(OPEN_CONNECT_FAILED, "cancelled"))
-            return
-        except Exception:
-            self._log.failure(
-                "Opening a {kind} channel failed.", kind=printable(request.kind)
-            )
-            self._refuse(recipient, OpenRefused(OPEN_CONNECT_FAILED, "internal error"))
-            return
-        number = self._allocate_number()
-        receive_window = self._receive_window(None)
-        channel = self._add_channel(
-            request.kind, number, recipient, receive_window, window, max_packet
-        )
+    def _confirm(self, request: OpenRequest, peer: PeerChannel, attach: Attach) -> None:
+        window = self._receive_window(None)
+        channel = self._add_channel(request.kind, self._allocate_number(), window, peer)
         self.send(
             MSG_CHANNEL_OPEN_CONFIRMATION,
-            uint32(recipient)
-            + uint32(number)
-            + uint32(receive_window.remaining)
+            uint32(peer.number)
+            + uint32(channel.number)
+            + uint32(window.remaining)
             + uint32(self.limits.max_packet),
         )
         if self._lost is not None:
+            del self._channels[channel.number]
             channel.connection_lost(self._lost)
         try:
             attach(channel)
         except Exception:
-            self._log.failure("Attaching a {kind} channel failed.", kind=request.kind)
+            self._log.failure(
+                "attaching a {kind} channel", kind=printable(request.kind)
+            )
             channel.abort("internal error")
 
-    def _answering_failed(self, failure: object) -> None:
-        self._log.error("Answering a channel open failed: {failure}", failure=failure)
-
-    def _answered(self, _: None, answering: Deferred[None]) -> None:
-        self._answering.discard(answering)
-
-    def _refuse(self, recipient: int, refusal: OpenRefused) -> None:
-        sentence = refusal.text.encode("utf-8", "replace")[:MAX_REFUSAL]
-        self.answer(
-            MSG_CHANNEL_OPEN_FAILURE,
-            uint32(recipient)
-            + uint32(refusal.reason_code)
-            + string(sentence)
-            + string(b""),
-        )
-
-    # Opening: we ask.
+    def _send_open_failure(self, payload: bytes) -> None:
+        self.send(MSG_CHANNEL_OPEN_FAILURE, payload)
 
     def _open_confirmation(self, payload: bytes) -> None:
         reader = Reader(payload)
         number = reader.uint32()
-        recipient = reader.uint32()
-        window = reader.uint32()
-        max_packet = reader.uint32()
-        opening = self._pop_opening(number)
-        channel = self._add_channel(
-            opening.kind, number, recipient, opening.window, window, max_packet
-        )
-        if opening.abandoned:
-            channel.abort()
-        elif max_packet < LEAST_MAX_PACKET:
-            channel.abort()
-            opening.answer.errback(
-                OpenRefused(
-                    OPEN_CONNECT_FAILED,
-                    f"the peer takes packets of {max_packet} bytes only",
-                )
-            )
-        else:
-            opening.answer.callback(channel)
+        peer = PeerChannel.read(reader)
+
+        def make_channel(sent: SentOpen) -> Channel:
+            return self._add_channel(sent.kind, number, sent.window, peer)
+
+        self._sent_opens.confirmed(number, peer, make_channel)
 
     def _open_failure(self, payload: bytes) -> None:
-        reader = Reader(payload)
-        opening = self._pop_opening(reader.uint32())
-        reason_code = reader.uint32()
-        # The sentence is for people; not every peer sends it, or a language tag.
-        sentence = printable(reader.string()) if reader.remaining else ""
-        opening.window.release()
-        if not opening.abandoned:
-            opening.answer.errback(OpenRefused(reason_code, sentence))
-
-    def _pop_opening(self, number: int) -> _Opening:
-        opening = self._opening.pop(number, None)
-        if opening is None:
-            raise ProtocolError("an answer to a channel open that was never made")
-        return opening
+        self._sent_opens.failed(Reader(payload))
 
     # Channels.
 
     def _allocate_number(self) -> int:
         number = self._next_number
-        while number in self._channels or number in self._opening:
+        while number in self._channels or number in self._sent_opens:
             number = (number + 1) & 0xFFFFFFFF
         self._next_number = (number + 1) & 0xFFFFFFFF
         return number
@@ -548,22 +359,16 @@ class Connection(SSHService):
         )
 
     def _add_channel(
-        self,
-        kind: bytes,
-        number: int,
-        recipient: int,
-        receive_window: ReceiveWindow,
-        window: int,
-        max_packet: int,
+        self, kind: bytes, number: int, window: ReceiveWindow, peer: PeerChannel
     ) -> Channel:
         channel = Channel(
             kind,
             self,
             number,
-            recipient,
-            receive_window,
-            SendWindow(window),
-            min(max_packet, self.limits.max_packet),
+            peer.number,
+            window,
+            SendWindow(peer.window),
+            min(peer.max_packet, self.limits.max_packet),
         )
         self._channels[number] = channel
         return channel
@@ -571,16 +376,22 @@ class Connection(SSHService):
     def _channel(self, number: int) -> Channel:
         channel = self._channels.get(number)
         if channel is None:
-            raise ProtocolError("a message for a channel that is not open")
+            raise ProtocolError(_NOT_OPEN)
+        return channel
+
+    def _only_channel(self, payload: bytes) -> Channel:
+        reader = Reader(payload)
+        channel = self._channel(reader.uint32())
+        reader.end()
         return channel
 
     def _data(self, payload: bytes) -> None:
         if len(payload) < 8:
-            raise ProtocolError("a message is shorter than its fields say")
+            raise ProtocolError("channel data without its length")
         number, size = _TWO_NUMBERS.unpack_from(payload)
         channel = self._channels.get(number)
         if channel is None:
-            raise ProtocolError("a message for a channel that is not open")
+            raise ProtocolError(_NOT_OPEN)
         if len(payload) != size + 8:
             raise ProtocolError("channel data of another length than it says")
         channel.data_arrived(payload[8:])
@@ -623,18 +434,6 @@ class Connection(SSHService):
     def _channel_failure(self, payload: bytes) -> None:
         self._only_channel(payload).request_answered(False)
 
-    def _only_channel(self, payload: bytes) -> Channel:
-        reader = Reader(payload)
-        channel = self._channel(reader.uint32())
-        reader.end()
-        return channel
-
-    def _count_answer(self) -> None:
-        if self.is_congested:
-            self._unread_answers += 1
-            if self._unread_answers > self.limits.unread_answers:
-                self.close("the peer does not read the answers that it asks for")
-
     # The end.
 
     def _stop(self, reason: str) -> None:
@@ -646,17 +445,11 @@ class Connection(SSHService):
         self._channels.clear()
         self._lingering.clear()
         self._waiting.clear()
-        for answering in list(self._answering):
-            answering.cancel()
-        openings = list(self._opening.values())
-        self._opening.clear()
-        closed = ConnectionClosed(reason)
-        for opening in openings:
-            opening.window.release()
-            if not opening.abandoned:
-                opening.answer.errback(closed)
-        self._global_requests.fail(closed)
+        if self._received_opens is not None:
+            self._received_opens.stop()
+        self._sent_opens.stop(reason)
+        self._global_requests.fail(ConnectionClosed(reason))
         try:
             self._handler.connection_lost(reason)
         except Exception:
-            self._log.failure("The owner of a connection failed.")
+            self._log.failure("ending a connection")
