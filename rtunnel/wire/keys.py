@@ -218,7 +218,7 @@ class PrivateKey:
             raise KeyFileError(
                 "the private key has a passphrase; remove it with ssh-keygen -p"
             ) from None
-        except (ValueError, UnsupportedAlgorithm):
+        except (ValueError, UnsupportedAlgorithm, NotImplementedError):
             raise KeyFileError("not an OpenSSH private key") from None
         if not isinstance(
             signer, Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey

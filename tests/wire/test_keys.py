@@ -360,6 +360,13 @@ class PrivateKeyTests(SynchronousTestCase):
         for data in (b"", key.public.to_openssh().encode(), key.to_openssh()[:100]):
             self.refusal(data)
 
+    def test_a_file_with_a_compressed_point_is_refused(self) -> None:
+        """OpenSSH never wrote one, and no reader of ours takes it."""
+        lines = private_key(ECDSA_P256).to_openssh().splitlines()
+        body = base64.b64decode(b"".join(lines[1:-1]))
+        body = body.replace(b"\0\0\0\x41\x04", b"\0\0\0\x41\x02")
+        self.refusal(b"\n".join((lines[0], base64.b64encode(body), lines[-1], b"")))
+
     def test_the_private_half_is_not_printed(self) -> None:
         """What a traceback or a log shows is the public fingerprint."""
         key = private_key(ED25519)
