@@ -66,6 +66,7 @@ class RecordingReceiver:
         self.reasons.append(reason)
 
 
+@implementer(IPushProducer)
 class RecordingProducer:
     """A push producer that notes what it is told to do."""
 
