@@ -42,7 +42,7 @@ class Stream(Protocol):
     """
 
     def start(self, receiver: StreamReceiver, /) -> None:
-        """Deliver to ``receiver`` from now on. Once only."""
+        """Deliver to ``receiver`` from now on, ``closed`` too if that is past."""
 
     def write(self, data: bytes, /) -> None:
         """Send ``data`` after what was written before; ignored after the end."""

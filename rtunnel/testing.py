@@ -108,12 +108,15 @@ class MemoryStream:
         self.eof_written = False
         self.closing = False
         self.finished = False
+        self._reason: str | None = None
         self._producer: IPushProducer | None = None
         self._producer_paused = False
 
     def start(self, receiver: StreamReceiver) -> None:
         """Remember whom to tell."""
         self.receiver = receiver
+        if self.finished:
+            receiver.closed(self._reason)
 
     def write(self, data: bytes) -> None:
         """Collect ``data``."""
@@ -193,6 +196,7 @@ class MemoryStream:
         """The stream ends. What is repeated is ignored."""
         if not self.finished:
             self.finished = self.eof_written = True
+            self._reason = reason
             if self.receiver is not None:
                 self.receiver.closed(reason)
 
