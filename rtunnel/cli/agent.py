@@ -149,8 +149,8 @@ def renew(state: Path, path: Path, ttl: int) -> None:
     """Sign an agent's certificate again, for the same key and the same agent.
 
     It is replaced in place; no private key but the authority's is needed, so the file
-    may be a copy from the agent's machine, to be copied back. An agent takes a new
-    certificate at its next start.
+    may be a copy from the agent's machine, to be copied back. A running agent takes
+    the new certificate when it dials next.
     """
     ca = load_authority(state, AGENT_CA)
     old = load_certificate(path)

@@ -31,10 +31,13 @@ def makeService(options: Options) -> Program:
     """
     from twisted.internet import reactor
 
+    from rtunnel.agent.reactors import IAgentReactor
     from rtunnel.agent.service import AgentService
     from rtunnel.config import load_agent
 
-    def build(path: Path) -> AgentService:
-        return AgentService(load_agent(path), reactor, now=time.time)
+    def build(path: Path) -> tuple[AgentService, None]:
+        # Its start cannot fail: an agent tries for ever.
+        config = load_agent(path)
+        return AgentService(config, cast(IAgentReactor, reactor), now=time.time), None
 
     return make_program("rtunnel-agent", options, cast(RunningReactor, reactor), build)

@@ -12,7 +12,13 @@ from typing import IO, Any, ClassVar, Protocol, cast
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import (
+    FilteringLogObserver,
+    ILogObserver,
+    Logger,
+    LogLevel,
+    LogLevelFilterPredicate,
+)
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
@@ -24,23 +30,27 @@ from rtunnel.tap.signals import Signals, Stoppable
 
 _log = Logger()
 
+LOG_LEVELS = ("debug", "info", "warn", "error")
+
 
 class ProgramOptions(Options):
     """The part of the command line that both plugins have; each adds ``--config``."""
 
     optParameters: ClassVar[Sequence[Sequence[object]]] = [
         ["log-format", None, "text", "How to write the log: text or json."],
+        ["log-level", None, "info", "What to write: debug, info, warn or error."],
     ]
 
     def postOptions(self) -> None:
-        """Refuse a log format that there is not.
+        """Refuse a log format or level that there is not.
 
-        :raises UsageError: for anything but ``text`` and ``json``.
+        :raises UsageError: naming those that there are.
         """
-        if self["log-format"] not in LOG_FORMATS:
-            raise UsageError(
-                f"--log-format: {self['log-format']!r} is neither text nor json"
-            )
+        for option, choices in (("log-format", LOG_FORMATS), ("log-level", LOG_LEVELS)):
+            if self[option] not in choices:
+                raise UsageError(
+                    f"--{option}: {self[option]!r} is none of {', '.join(choices)}"
+                )
 
     def parseArgs(self, *arguments: str) -> None:
         """Refuse a config file without ``--config`` in front of it.
@@ -69,10 +79,6 @@ class RunningReactor(Stoppable, Protocol):
 class ProgramService(Protocol):
     """What a proxy's and an agent's service have beyond ``IService``."""
 
-    @property
-    def started(self) -> Deferred[None]:
-        """Fails when the service cannot do its work."""
-
     def reload(self) -> object:
         """Read again what may change while it runs; called for SIGHUP."""
 
@@ -84,20 +90,21 @@ def make_program(
     tapname: str,
     options: Options,
     reactor: RunningReactor,
-    build: Callable[[Path], ProgramService],
+    build: Callable[[Path], tuple[ProgramService, Deferred[None] | None]],
 ) -> Program:
     """Build a plugin's service, or say in plain lines why it cannot be.
 
     :param tapname: starts each line.
-    :param build: makes the service from the config file.
+    :param build: makes the service from the config file, with the Deferred that fails
+        when it cannot start, if it has one.
     :raises SystemExit: with exit code 1, when ``build`` raises an expected error.
     """
     try:
-        service = build(Path(options["config"]))
+        service, started = build(Path(options["config"]))
     except EXPECTED as error:
         tell(tapname, error, sys.stderr)
         raise SystemExit(1) from None
-    return Program(tapname, options, reactor, service)
+    return Program(tapname, options, reactor, service, started)
 
 
 class Program(MultiService):
@@ -108,6 +115,7 @@ class Program(MultiService):
 
     :param tapname: starts each line.
     :param options: those of the plugin; ``options.parent`` are ``twistd``'s own.
+    :param started: fails when the service cannot do its work.
     """
 
     def __init__(
@@ -116,12 +124,14 @@ class Program(MultiService):
         options: Options,
         reactor: RunningReactor,
         service: ProgramService,
+        started: Deferred[None] | None,
     ) -> None:
         super().__init__()
         self._tapname = tapname
         self._options = options
         self._reactor = reactor
         self._service = service
+        self._started = started
         # Once logging begins, sys.stderr is the log.
         self._stderr = sys.stderr
         service.setServiceParent(self)
@@ -131,16 +141,28 @@ class Program(MultiService):
         if isinstance(parent, Componentized):
             log_file = _open_log(self._options)
             if log_file is not None:
-                observer = make_observer(self._options["log-format"], log_file)
+                level = LogLevel.levelWithName(self._options["log-level"])
+                observer = FilteringLogObserver(
+                    make_observer(self._options["log-format"], log_file),
+                    [LogLevelFilterPredicate(defaultLogLevel=level)],
+                )
                 parent.setComponent(ILogObserver, observer)
         super().setServiceParent(parent)
 
     def startService(self) -> None:
         """Start, and watch how that goes."""
-        signals = Signals(self._reactor, self._service.reload)
+        signals = Signals(self._reactor, self._reload)
         self._reactor.callWhenRunning(signals.install)
         super().startService()
-        self._service.started.addErrback(self._start_failed)
+        if self._started is not None:
+            self._started.addErrback(self._start_failed)
+
+    def _reload(self) -> None:
+        try:
+            self._service.reload()
+        except EXPECTED as error:
+            for problem in _problems(error):
+                _log.error("not reloaded: {problem}", problem=problem)
 
     def _start_failed(self, failure: Failure) -> None:
         if failure.check(CancelledError):

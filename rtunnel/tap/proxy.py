@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, cast
 
+from twisted.internet.defer import Deferred
+
 from rtunnel.tap.program import Program, ProgramOptions, RunningReactor, make_program
 
 
@@ -30,10 +32,10 @@ def makeService(options: Options) -> Program:
     from rtunnel.proxy.service import ProxyService
     from rtunnel.web.service import ServedProxy
 
-    def build(path: Path) -> ServedProxy:
+    def build(path: Path) -> tuple[ServedProxy, Deferred[None]]:
         config = load_proxy(path)
-        return ServedProxy(
-            config, ProxyService(config, reactor, now=time.time), reactor
-        )
+        proxy = ProxyService(config, reactor, now=time.time)
+        served = ServedProxy(config, proxy, reactor)
+        return served, served.started
 
     return make_program("rtunnel-proxy", options, cast(RunningReactor, reactor), build)

@@ -76,4 +76,4 @@ class Signals:
         try:
             self._reload()
         except Exception:
-            _log.failure("reloading on SIGHUP failed; the old settings stay")
+            _log.failure("reloading on SIGHUP failed")
