@@ -15,6 +15,7 @@ from rtunnel.ssh.connection import Connection, ConnectionHandler
 from rtunnel.ssh.exchanges import HostCheck
 from rtunnel.ssh.host_key import HostKey
 from rtunnel.ssh.limits import DEFAULT_LIMITS, TransportLimits
+from rtunnel.ssh.log_rate import LogRate
 from rtunnel.ssh.transport import ClientTransport, ServerTransport
 from rtunnel.ssh.userauth import LoginEvents, LoginRules
 from rtunnel.ssh.userauth_client import Credentials
@@ -62,6 +63,7 @@ class ServerFactory(SSHFactory):
         self._limits = limits
         self._algorithms = algorithms
         self._random = random
+        self._log_rate = LogRate(clock)
         self._rules = LoginRules(
             identify, lambda identity: make_connection(make_handler(identity)), events
         )
@@ -89,6 +91,7 @@ class ServerFactory(SSHFactory):
             host_keys=self._host_keys(),
             rules=self._rules,
             admission=self.admission,
+            log_rate=self._log_rate,
             clock=self._clock,
             limits=self._limits,
             algorithms=self._algorithms,

@@ -51,6 +51,9 @@ _FIRST_OF_AUTHENTICATION = MSG_USERAUTH_REQUEST
 _FIRST_OF_CONNECTION = MSG_GLOBAL_REQUEST
 _FIRST_LOCAL = 128
 
+_DISCONNECTING = "disconnecting {address}: {reason} (code {reason_code})"
+_DISCONNECTED = "disconnected by {address}: {reason} (code {reason_code})"
+
 _SEQUENCE_MASK = 2**32 - 1
 _NO_MEANING = frozenset([MSG_IGNORE, MSG_UNIMPLEMENTED, MSG_DEBUG])
 
@@ -215,17 +218,25 @@ class PacketTransport(SSHTransportBase):
         self._closing = True
         if not self.close_reason:
             self.close_reason = text
-        self._log.info(
-            "disconnecting {address}: {reason} (code {reason_code})",
-            address=self.peer_address,
-            reason=printable(text),
-            reason_code=reason_code,
-        )
+        self._log_end(_DISCONNECTING, printable(text), reason_code)
         self._output.send(
             MSG_DISCONNECT,
             uint32(reason_code) + data_types.text(text) + string(b""),
         )
         self._close()
+
+    def may_log(self) -> bool:
+        """For servers: whether peers that did not log in caused few enough lines."""
+        return True
+
+    def _log_end(self, line: str, reason: str, reason_code: int) -> None:
+        if self.authenticated or self.may_log():
+            self._log.info(
+                line,
+                address=self.peer_address,
+                reason=reason,
+                reason_code=reason_code,
+            )
 
     def loseConnection(self) -> None:
         """Conch's way to say :meth:`disconnect`."""
@@ -348,12 +359,7 @@ class PacketTransport(SSHTransportBase):
         reason_code = reader.uint32()
         text = printable(reader.string())
         self.close_reason = f"the peer disconnected: {text}"
-        self._log.info(
-            "disconnected by {address}: {reason} (code {reason_code})",
-            address=self.peer_address,
-            reason=text,
-            reason_code=reason_code,
-        )
+        self._log_end(_DISCONNECTED, text, reason_code)
         self._close()
 
     def takes_ext_info(self) -> bool:

@@ -25,6 +25,7 @@ from rtunnel.ssh.connection import Connection
 from rtunnel.ssh.exchanges import ClientKeyExchanges, HostCheck, ServerKeyExchanges
 from rtunnel.ssh.host_key import HostKey
 from rtunnel.ssh.limits import TransportLimits
+from rtunnel.ssh.log_rate import LogRate
 from rtunnel.ssh.packet_transport import PacketTransport
 from rtunnel.ssh.userauth import USERAUTH_SERVICE, LoginRules, UserAuthServer
 from rtunnel.ssh.userauth_client import Credentials, UserAuthClient
@@ -55,6 +56,7 @@ class ServerTransport(PacketTransport, SSHServerTransport):
     :param host_keys: what to prove ourselves with, kept for the connection's life.
     :param rules: how to decide on logins.
     :param admission: where we are counted until somebody has logged in.
+    :param log_rate: asked before logging what happens until then.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class ServerTransport(PacketTransport, SSHServerTransport):
         host_keys: Sequence[HostKey],
         rules: LoginRules,
         admission: Admission,
+        log_rate: LogRate,
         clock: IReactorTime,
         limits: TransportLimits,
         algorithms: Algorithms,
@@ -77,6 +80,7 @@ class ServerTransport(PacketTransport, SSHServerTransport):
         self.identity: Identity | None = None
         self._rules = rules
         self._admission = admission
+        self._log_rate = log_rate
         self._ticket: Ticket | None = None
 
     def peer_found(self, address: str | None) -> None:
@@ -85,6 +89,10 @@ class ServerTransport(PacketTransport, SSHServerTransport):
             self._ticket = self._admission.enter(address)
         elif address is not None:
             self._ticket.found(address)
+
+    def may_log(self) -> bool:
+        """See :class:`~rtunnel.ssh.log_rate.LogRate`."""
+        return self._log_rate.allows()
 
     def first_keys_in_use(self) -> None:
         """Say which user keys we take, if the client wants to know (RFC 8308)."""

@@ -218,12 +218,13 @@ class UserAuthServer(SSHService):
     def _refused(self, request: PublicKeyRequest, reason: str) -> None:
         address = self.transport.peer_address
         username = printable(request.username)
-        self._log.info(
-            "login of {username} from {address} refused: {reason}",
-            username=username,
-            address=address,
-            reason=printable(reason),
-        )
+        if self.transport.may_log():
+            self._log.info(
+                "login of {username} from {address} refused: {reason}",
+                username=username,
+                address=address,
+                reason=printable(reason),
+            )
         if self._rules.events is not None:
             self._rules.events.login_refused(address, username, reason)
         self._send_failure()
