@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from threading import Thread
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
@@ -51,7 +52,7 @@ class ThreadWorker:
 
     def __init__(self, reactor: IReactorFromThreads) -> None:
         self._reactor = reactor
-        self._pool = ThreadPool(minthreads=0, maxthreads=1, name="rtunnel registry")
+        self._pool = _DaemonPool(minthreads=0, maxthreads=1, name="rtunnel registry")
 
     def start(self) -> None:
         self._pool.start()
@@ -62,6 +63,21 @@ class ThreadWorker:
 
     def stop(self) -> None:
         self._pool.stop()
+
+
+class _DaemonThread(Thread):
+    """Does not keep a program that gives up before its reactor runs.
+
+    Such a program never comes to ``stop``, and must end all the same. A transaction
+    that is cut off is undone by SQLite.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, daemon=True)
+
+
+class _DaemonPool(ThreadPool):
+    threadFactory = _DaemonThread
 
 
 class SqliteRegistry:

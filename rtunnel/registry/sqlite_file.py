@@ -18,8 +18,9 @@ from pathlib import Path
 from rtunnel.errors import RegistryError
 from rtunnel.registry.interface import Entry, check_entry
 
-#: Seconds to wait for another process that is writing.
-BUSY_TIMEOUT = 5.0
+#: Seconds to wait for another process that is writing, which takes milliseconds. A
+#: proxy that stops may have to wait this long for each of its last writes.
+BUSY_TIMEOUT = 2.0
 
 #: Of the schema that this version reads and writes.
 SCHEMA_VERSION = 1

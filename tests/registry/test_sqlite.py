@@ -34,6 +34,18 @@ from rtunnel.registry.sqlite_file import SqliteFile
 SqliteFile(Path(sys.argv[1]), lambda: 0.0).put("a/1", "from afar")
 """
 
+#: A program that ends without closing its registry, or running its reactor.
+GIVES_UP = """
+import sys
+from pathlib import Path
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from rtunnel.registry.backends import open_registry
+registry = open_registry("sqlite:r.db", Path(sys.argv[1]), reactor, lambda: 0.0)
+Deferred.fromCoroutine(registry.start())
+raise SystemExit(3)
+"""
+
 
 class HereWorker:
     """Calls at once, in the thread that asks."""
@@ -172,6 +184,18 @@ class ThreadTests(TestCase):
         self.assertEqual(numbers, list(range(50)))
         self.assertEqual(len(threads), 1)
         self.assertNotIn(threading.get_ident(), threads)
+
+    def test_a_program_that_gives_up_at_its_start_ends(self) -> None:
+        """The thread does not keep it."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        ended = subprocess.run(
+            [sys.executable, "-c", GIVES_UP, str(directory)],
+            env={"PYTHONPATH": ":".join(sys.path)},
+            timeout=30,
+            check=False,
+        )
+        self.assertEqual(ended.returncode, 3)
 
     async def test_a_file_that_cannot_be_used_fails_the_start(self) -> None:
         """And leaves no thread behind, which trial would wait for."""
