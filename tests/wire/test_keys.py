@@ -110,14 +110,14 @@ class PublicKeyFormatTests(SynchronousTestCase):
         point = good[-65:]
         head = string(ECDSA_P256)
         compressed = bytes([2 + (point[-1] & 1)]) + point[1:33]
-        for curve, bad in (
-            (b"nistp256", b"\x04" + bytes(64)),
-            (b"nistp256", compressed),
-            (b"nistp256", b"\x00"),
-            (b"nistp256", b""),
-            (b"nistp384", point),
+        for curve, bad, reason in (
+            (b"nistp256", b"\x04" + bytes(64), "not on its curve"),
+            (b"nistp256", compressed, "uncompressed"),
+            (b"nistp256", b"\x00", "uncompressed"),
+            (b"nistp256", b"", "uncompressed"),
+            (b"nistp384", point, "another curve"),
         ):
-            self.refusal(head + string(curve) + string(bad))
+            self.assertIn(reason, self.refusal(head + string(curve) + string(bad)))
 
     def test_a_key_longer_than_the_limit_is_refused_unread(self) -> None:
         """The limit is in bytes of blob."""
@@ -127,7 +127,8 @@ class PublicKeyFormatTests(SynchronousTestCase):
     def test_bytes_behind_a_key_are_refused(self) -> None:
         """Else one key had many fingerprints."""
         for key_type in KEY_TYPES:
-            self.refusal(private_key(key_type).public.blob + b"\x00")
+            reason = self.refusal(private_key(key_type).public.blob + b"\x00")
+            self.assertIn("1 bytes too many", reason)
 
     def test_a_number_with_needless_zeros_is_refused(self) -> None:
         """The same numbers in another form would give another fingerprint."""
