@@ -182,9 +182,11 @@ class Membership:
     async def leave(self) -> None:
         """Take our records out of the registry and watch it no longer.
 
+        Also right after a :meth:`start` that was cancelled.
+
         When the store is away the records stay until their time is over.
         """
-        if not self._running:
+        if not self._running and self._revision is None:
             return
         self._running = False
         for stop in self._stop_watches:
