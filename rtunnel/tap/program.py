@@ -102,7 +102,8 @@ def make_program(
     try:
         service, started = build(Path(options["config"]))
     except EXPECTED as error:
-        tell(tapname, error, sys.stderr)
+        # No log: it would come out on standard error a second time.
+        _tell(tapname, error, sys.stderr)
         raise SystemExit(1) from None
     return Program(tapname, options, reactor, service, started)
 
@@ -168,10 +169,12 @@ class Program(MultiService):
         if failure.check(CancelledError):
             # Stopped while it was still starting.
             return
+        assert failure.value is not None
+        _tell(self._tapname, failure.value, self._stderr)
         if failure.check(*EXPECTED) is None:
             _log.failure("cannot start", failure)
-        assert failure.value is not None
-        tell(self._tapname, failure.value, self._stderr)
+        for problem in _problems(failure.value):
+            _log.critical("cannot start: {problem}", problem=problem)
         self._reactor.addSystemEventTrigger("after", "shutdown", self._exit)
         self._reactor.callWhenRunning(self._reactor.stop)
 
@@ -190,11 +193,9 @@ class Program(MultiService):
 EXPECTED = (RtunnelError, CannotListenError, OSError)
 
 
-def tell(tapname: str, error: BaseException, stderr: IO[str]) -> None:
-    """One line per problem, on standard error and in the log."""
+def _tell(tapname: str, error: BaseException, stderr: IO[str]) -> None:
     for problem in _problems(error):
         print(f"{tapname}: {problem}", file=stderr)
-        _log.critical("{problem}", problem=problem)
 
 
 def _problems(error: BaseException) -> Sequence[str]:
