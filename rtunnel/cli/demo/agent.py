@@ -33,7 +33,9 @@ def main(config_path: str, target_key: str, user_key: str) -> None:
     """
     from twisted.internet import reactor
 
-    globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)])
+    globalLogBeginner.beginLoggingTo(
+        [textFileLogObserver(sys.stderr)], redirectStandardIO=False
+    )
     config = load_agent(Path(config_path))
     factory = target_factory(
         reactor,
