@@ -26,6 +26,8 @@ from rtunnel.discovery.backoff import BASE, Backoff
 LANDING_PAUSE: Final = (0.05, 0.25)
 #: Fewest landings in a row that can make a balancer pinned.
 FEWEST_LANDINGS: Final = 8
+#: Seconds: the shortest wait between dials of a pinned balancer.
+PINNED_BASE: Final = 2.0
 
 
 def patience(population: int) -> int:
@@ -66,7 +68,7 @@ class Route:
         self.landing_since = math.inf
         self._chance = chance
         self._backoff = Backoff(chance)
-        self._stretch = Backoff(chance)
+        self._stretch = Backoff(chance, PINNED_BASE)
         self._failed_at = -math.inf
         self._landings = 0
         self._pinned = False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -63,10 +62,11 @@ class AgentService(Service):
     """Holds tunnels from this cluster to its proxies.
 
     :param config: of ``agent.toml``.
+    :param now: wall clock, seconds since the epoch.
     :param load: reads key, certificate and authorities.
     :param chance: a number from 0 up to 1.
-    :param now: wall clock, seconds since the epoch.
     :param environ: the environment variables, for ``HTTPS_PROXY`` and ``NO_PROXY``.
+    :param drain_timeout: seconds that open connections have when the agent stops.
     :raises KeyFileError: when key or certificate cannot be used.
     """
 
@@ -77,9 +77,9 @@ class AgentService(Service):
         config: AgentConfig,
         reactor: IAgentReactor,
         *,
+        now: Callable[[], float],
         load: Callable[[AgentConfig, float], AgentCredentials] | None = None,
         chance: Callable[[], float] = random.random,
-        now: Callable[[], float] = time.time,
         environ: Mapping[str, str] = os.environ,
         connector: Connector | None = None,
         deadlines: Deadlines = DEFAULT_DEADLINES,
