@@ -1,0 +1,563 @@
+"""Tests for :mod:`rtunnel.tcp_stream`, most of them over real sockets."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.internet import error, reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import (
+    IConsumer,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTCP,
+    IReactorTime,
+)
+from twisted.internet.protocol import ServerFactory
+from twisted.internet.task import deferLater
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface.verify import verifyObject
+
+from rtunnel.errors import OpenRefused
+from rtunnel.splice import SpliceReport, splice
+from rtunnel.tcp_stream import TcpStream, connect_tcp
+from rtunnel.testing import RecordingProducer, RecordingReceiver
+
+TIMEOUT = 10.0
+clock = cast(IReactorTime, reactor)
+tcp = cast(IReactorTCP, reactor)
+
+
+class Collector(RecordingReceiver):
+    """A receiver whose tests wait for what it is told."""
+
+    def __init__(self, on_data: Callable[[bytes], None] | None = None) -> None:
+        super().__init__(on_data)
+        self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._look()
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        self._look()
+
+    def closed(self, reason: str | None) -> None:
+        super().closed(reason)
+        self._look()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` holds after something was told."""
+        if not condition():
+            waiting: Deferred[None] = Deferred()
+            self._waiting.append((condition, waiting))
+            await waiting.addTimeout(TIMEOUT, clock)
+
+    async def until_closed(self) -> str | None:
+        """Wait for ``closed``; its reason."""
+        await self.until(lambda: self.is_closed)
+        return self.reasons[0]
+
+    def _look(self) -> None:
+        for waiting in list(self._waiting):
+            if waiting[0]() and waiting in self._waiting:
+                self._waiting.remove(waiting)
+                waiting[1].callback(None)
+
+
+async def pause(seconds: float = 0.05) -> None:
+    """Let the reactor run for a while."""
+    await deferLater(clock, seconds, lambda: None)
+
+
+class TcpStreamTestCase(TestCase):
+    """Makes pairs of streams over the loopback."""
+
+    timeout = 30
+
+    def setUp(self) -> None:
+        """Nothing is open yet."""
+        self.streams: list[TcpStream] = []
+
+    async def listen(self) -> tuple[int, Deferred[TcpStream]]:
+        """A port that accepts streams; the first of them."""
+        accepted: Deferred[TcpStream] = Deferred()
+        test = self
+
+        class Accepting(ServerFactory):
+            noisy = False
+
+            def buildProtocol(self, addr: object) -> TcpStream:
+                stream = TcpStream()
+                test.streams.append(stream)
+                clock.callLater(0, accepted.callback, stream)
+                return stream
+
+        port = tcp.listenTCP(0, Accepting(), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        return port.getHost().port, accepted  # type: ignore[attr-defined]
+
+    async def pair(self) -> tuple[TcpStream, TcpStream]:
+        """Two ends of one TCP connection, neither started."""
+        port, accepted = await self.listen()
+        near = await connect_tcp(tcp, "127.0.0.1", port, TIMEOUT)
+        self.streams.append(near)
+        self.addCleanup(self.let_go)
+        return near, await accepted
+
+    async def started(
+        self,
+    ) -> tuple[TcpStream, Collector, TcpStream, Collector]:
+        """Two started ends, and what each is told."""
+        near, far = await self.pair()
+        near_receiver, far_receiver = Collector(), Collector()
+        near.start(near_receiver)
+        far.start(far_receiver)
+        return near, near_receiver, far, far_receiver
+
+    async def let_go(self) -> None:
+        """Close whatever a test left open."""
+        for stream in self.streams:
+            stream.abort()
+        await pause(0.01)
+
+
+class StreamTests(TcpStreamTestCase):
+    """A TCP connection as a stream."""
+
+    async def test_provides_twisteds_interfaces(self) -> None:
+        """Twisted finds its interfaces, and half-close with them."""
+        near, _ = await self.pair()
+        for interface in (IConsumer, IPushProducer, IHalfCloseableProtocol):
+            self.assertTrue(verifyObject(interface, near))
+
+    async def test_nothing_is_read_before_start(self) -> None:
+        """What comes early waits in the kernel, not in our memory."""
+        near, far = await self.pair()
+        far.start(Collector())
+        far.write(b"x" * 2_000_000)
+        await pause()
+        self.assertEqual(len(near._held), 0)
+        receiver = Collector()
+        near.start(receiver)
+        await receiver.until(lambda: len(receiver.data) == 2_000_000)
+
+    async def test_half_close(self) -> None:
+        """100,000 bytes and FIN there, then 200,011 bytes and FIN back."""
+        near, near_receiver, far, far_receiver = await self.started()
+        near.write(b"a" * 100_000)
+        near.write_eof()
+        await far_receiver.until(lambda: far_receiver.has_eof)
+        self.assertEqual(len(far_receiver.data), 100_000)
+        await pause()
+        self.assertEqual(near_receiver.events, [])
+        far.write(b"b" * 200_011)
+        far.write_eof()
+        await near_receiver.until(lambda: near_receiver.has_eof)
+        self.assertEqual(bytes(near_receiver.data), b"b" * 200_011)
+        near.close()
+        far.close()
+        self.assertIs(await near_receiver.until_closed(), None)
+        self.assertIs(await far_receiver.until_closed(), None)
+        self.assertEqual(near_receiver.events, ["data", "eof", "closed"])
+        self.assertEqual(far_receiver.events, ["data", "eof", "closed"])
+
+    async def test_fin_follows_all_data_though_a_producer_is_paused(self) -> None:
+        """write_eof with a full buffer and a paused producer still ends in FIN."""
+        near, _, far, far_receiver = await self.started()
+        far.pauseProducing()
+        producer = RecordingProducer()
+        near.registerProducer(producer, True)
+        near.write(b"x" * 20_000_000)
+        self.assertTrue(producer.paused)
+        near.write_eof()
+        await pause()
+        far.resumeProducing()
+        await far_receiver.until(lambda: far_receiver.has_eof)
+        self.assertEqual(len(far_receiver.data), 20_000_000)
+
+    async def test_fin_is_told_once(self) -> None:
+        """Pausing and resuming after the peer's FIN does not tell it again."""
+        near, _, far, far_receiver = await self.started()
+        near.write_eof()
+        await far_receiver.until(lambda: far_receiver.has_eof)
+        for _ in range(3):
+            far.pauseProducing()
+            far.resumeProducing()
+            await pause(0.01)
+        self.assertEqual(far_receiver.events, ["eof"])
+
+    async def test_close_sends_what_was_written(self) -> None:
+        """Data written before close arrives, then FIN; both hear an orderly end."""
+        near, near_receiver, far, far_receiver = await self.started()
+        near.write(b"x" * 5_000_000)
+        near.close()
+        near.write(b"late")
+        await far_receiver.until(lambda: far_receiver.has_eof)
+        self.assertEqual(len(far_receiver.data), 5_000_000)
+        self.assertIs(await near_receiver.until_closed(), None)
+        far.close()
+        self.assertIs(await far_receiver.until_closed(), None)
+
+    async def test_close_before_start(self) -> None:
+        """A stream that nobody started closes, and tells whoever starts it."""
+        near, far = await self.pair()
+        near.close()
+        await pause()
+        receiver = Collector()
+        near.start(receiver)
+        self.assertEqual(receiver.reasons, [None])
+        far_receiver = Collector()
+        far.start(far_receiver)
+        await far_receiver.until(lambda: far_receiver.has_eof)
+
+    async def test_close_delivers_nothing_more(self) -> None:
+        """Data that comes after close is not delivered."""
+        near, near_receiver, far, _ = await self.started()
+        far.write(b"x")
+        near.close()
+        await near_receiver.until_closed()
+        self.assertEqual(near_receiver.events, ["closed"])
+
+    async def test_abort_resets(self) -> None:
+        """The peer of an aborted stream hears of a reset."""
+        near, near_receiver, _, far_receiver = await self.started()
+        near.write(b"x" * 20_000_000)
+        near.abort()
+        self.assertEqual(await near_receiver.until_closed(), "aborted")
+        self.assertEqual(await far_receiver.until_closed(), "connection reset")
+        self.assertNotIn("eof", far_receiver.events)
+
+    async def test_abort_after_close(self) -> None:
+        """A close that does not get on can be cut short."""
+        near, near_receiver, far, _ = await self.started()
+        far.pauseProducing()
+        near.write(b"x" * 20_000_000)
+        near.close()
+        await pause()
+        self.assertFalse(near_receiver.is_closed)
+        near.abort()
+        self.assertEqual(await near_receiver.until_closed(), "aborted")
+        self.assertEqual(near_receiver.events, ["closed"])
+
+    async def test_a_slow_peer_pauses_the_producer(self) -> None:
+        """The producer is paused while the buffer is full, and resumed after."""
+        near, _, far, far_receiver = await self.started()
+        far.pauseProducing()
+        producer = RecordingProducer()
+        near.registerProducer(producer, True)
+        written = 0
+        while not (producer.paused and written > 10_000_000):
+            producer.paused = False
+            near.write(bytes(1_000_000))
+            written += 1_000_000
+            await pause(0.001)
+        far.resumeProducing()
+        await far_receiver.until(lambda: len(far_receiver.data) == written)
+        await pause(0.01)
+        self.assertFalse(producer.paused)
+
+    async def test_a_paused_stream_delivers_nothing(self) -> None:
+        """Pausing inside data_received stops delivery until resumed."""
+        near, far = await self.pair()
+        receiver = Collector(lambda data: far.pauseProducing())
+        far.start(receiver)
+        near.start(Collector())
+        near.write(bytes(500_000))
+        await receiver.until(lambda: bool(receiver.data))
+        first = len(receiver.data)
+        await pause()
+        self.assertEqual(len(receiver.data), first)
+        while len(receiver.data) < 500_000:
+            far.resumeProducing()
+            await pause(0.001)
+
+    async def test_a_producer_of_an_ended_stream_is_stopped(self) -> None:
+        """There is nothing left to produce for."""
+        near, near_receiver, _, _ = await self.started()
+        near.write_eof()
+        producer = RecordingProducer()
+        near.registerProducer(producer, True)
+        self.assertTrue(producer.stopped)
+        near.abort()
+        await near_receiver.until_closed()
+        again = RecordingProducer()
+        near.registerProducer(again, True)
+        self.assertTrue(again.stopped)
+        near.unregisterProducer()
+        near.pauseProducing()
+        near.resumeProducing()
+        near.write(b"x")
+        near.write_eof()
+        near.close()
+        near.abort()
+        self.assertEqual(near_receiver.events, ["closed"])
+
+    async def test_a_raising_receiver_resets_its_connection(self) -> None:
+        """An exception in data_received is logged once and ends the stream."""
+
+        def fail(data: bytes) -> None:
+            raise ValueError("a bug")
+
+        near, far = await self.pair()
+        receiver = Collector(fail)
+        far.start(receiver)
+        near.start(Collector())
+        near.write(b"x")
+        self.assertEqual(await receiver.until_closed(), "aborted")
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    async def test_socket_options(self) -> None:
+        """Small packets go at once, dead peers are noticed in minutes."""
+        near, _ = await self.pair()
+        handle = cast(Any, near.transport).getHandle()
+        self.assertTrue(handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        self.assertTrue(handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+        self.assertEqual(handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 60)
+        self.assertEqual(
+            handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 0
+        )
+
+    async def test_user_timeout(self) -> None:
+        """A stream may be told to give up on a peer that takes no data."""
+        near, _ = await self.pair()
+        stream = TcpStream(user_timeout=12.5)
+        transport = near.transport
+        transport.protocol = stream  # type: ignore[attr-defined]
+        stream.makeConnection(transport)
+        handle = cast(Any, transport).getHandle()
+        self.assertEqual(
+            handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 12_500
+        )
+
+    async def test_spliced(self) -> None:
+        """Half-close both ways through two TCP connections joined."""
+        near, middle_in = await self.pair()
+        middle_out, far = await self.pair()
+        reports: Deferred[SpliceReport] = Deferred()
+        splice(middle_in, middle_out, clock, reports.callback)
+        near_receiver, far_receiver = Collector(), Collector()
+        near.start(near_receiver)
+        far.start(far_receiver)
+        near.write(b"a" * 100_000)
+        near.write_eof()
+        await far_receiver.until(lambda: far_receiver.has_eof)
+        far.write(b"b" * 200_011)
+        far.close()
+        await near_receiver.until(lambda: near_receiver.has_eof)
+        near.close()
+        report = await reports.addTimeout(TIMEOUT, clock)
+        self.assertEqual(len(far_receiver.data), 100_000)
+        self.assertEqual(len(near_receiver.data), 200_011)
+        self.assertEqual((report.bytes_in, report.bytes_out), (100_000, 200_011))
+        self.assertEqual(report.reason, "")
+
+    async def test_a_reset_passes_through_a_splice(self) -> None:
+        """A reset on one side resets the other."""
+        near, middle_in = await self.pair()
+        middle_out, far = await self.pair()
+        reports: Deferred[SpliceReport] = Deferred()
+        splice(middle_in, middle_out, clock, reports.callback)
+        far_receiver = Collector()
+        far.start(far_receiver)
+        near.start(Collector())
+        near.write(b"x")
+        await far_receiver.until(lambda: bool(far_receiver.data))
+        near.abort()
+        self.assertEqual(await far_receiver.until_closed(), "connection reset")
+        report = await reports.addTimeout(TIMEOUT, clock)
+        self.assertEqual(report.reason, "connection reset")
+
+
+class HeldDataTests(SynchronousTestCase):
+    """Data that a transport delivers although it was told to pause."""
+
+    def make(self) -> tuple[TcpStream, RecordingReceiver]:
+        """A connected stream over a transport that takes orders late."""
+
+        class Transport(StringTransport):
+            def setTcpNoDelay(self, enabled: bool) -> None:
+                """There is no TCP."""
+
+            def setTcpKeepAlive(self, enabled: bool) -> None:
+                """There is no TCP."""
+
+        stream = TcpStream()
+        stream.makeConnection(Transport())
+        return stream, RecordingReceiver()
+
+    def test_before_start(self) -> None:
+        """It is delivered by start, with the end of data after it."""
+        stream, receiver = self.make()
+        stream.dataReceived(b"early ")
+        stream.dataReceived(b"bytes")
+        stream.readConnectionLost()
+        stream.start(receiver)
+        self.assertEqual(bytes(receiver.data), b"early bytes")
+        self.assertEqual(receiver.events, ["data", "eof"])
+
+    def test_while_paused(self) -> None:
+        """It is delivered by resumeProducing, before anything newer."""
+        stream, receiver = self.make()
+        stream.start(receiver)
+        stream.pauseProducing()
+        stream.dataReceived(b"1")
+        self.assertEqual(receiver.events, [])
+        stream.resumeProducing()
+        stream.dataReceived(b"2")
+        self.assertEqual(bytes(receiver.data), b"12")
+
+    def test_before_an_orderly_end(self) -> None:
+        """Held data is delivered before ``closed`` when the end was in order."""
+        stream, receiver = self.make()
+        stream.start(receiver)
+        stream.pauseProducing()
+        stream.dataReceived(b"last")
+        stream.connectionLost(Failure(error.ConnectionDone()))
+        self.assertEqual(receiver.events, [])
+        stream.resumeProducing()
+        self.assertEqual(receiver.events, ["data", "closed"])
+        self.assertEqual(receiver.reasons, [None])
+
+    def test_before_a_reset(self) -> None:
+        """Held data goes with a connection that was reset."""
+        stream, receiver = self.make()
+        stream.start(receiver)
+        stream.pauseProducing()
+        stream.dataReceived(b"last")
+        stream.connectionLost(Failure(error.ConnectionLost()))
+        self.assertEqual(receiver.events, ["closed"])
+        self.assertEqual(receiver.reasons, ["connection reset"])
+
+    def test_start_is_called_once(self) -> None:
+        """A second receiver is a mistake of the owner's."""
+        stream, receiver = self.make()
+        stream.start(receiver)
+        with self.assertRaises(RuntimeError):
+            stream.start(receiver)
+
+    def test_push_producers_only(self) -> None:
+        """A pull producer is a mistake of the owner's."""
+        stream, _ = self.make()
+        with self.assertRaises(RuntimeError):
+            stream.registerProducer(RecordingProducer(), False)
+
+
+class ConnectTests(TcpStreamTestCase):
+    """Dialling a target."""
+
+    async def test_refused(self) -> None:
+        """A closed port says so, with code 2."""
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            port = closed.getsockname()[1]
+            with self.assertRaises(OpenRefused) as raised:
+                await connect_tcp(tcp, "127.0.0.1", port, TIMEOUT)
+        self.assertEqual(raised.exception.reason_code, 2)
+        self.assertEqual(
+            raised.exception.text, f"connection to 127.0.0.1:{port} refused"
+        )
+
+    async def test_a_connection_reset_at_once(self) -> None:
+        """A target that resets what it accepted is found out by reading."""
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen()
+            port = listening.getsockname()[1]
+            stream = await connect_tcp(tcp, "127.0.0.1", port, TIMEOUT)
+            accepted, _ = listening.accept()
+            accepted.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
+            accepted.close()
+        receiver = Collector()
+        stream.start(receiver)
+        self.assertEqual(await receiver.until_closed(), "connection reset")
+
+
+class ConnectErrorTests(SynchronousTestCase):
+    """What can go wrong with a dial, as sentences."""
+
+    def dial(
+        self, address: str = "10.0.0.5", name: str = ""
+    ) -> tuple[MemoryReactorClock, Deferred[TcpStream]]:
+        """Begin to dial port 22."""
+        memory = MemoryReactorClock()
+        return memory, Deferred.fromCoroutine(
+            connect_tcp(memory, address, 22, 7.5, name=name)
+        )
+
+    def refusal(self, failed: Exception, address: str = "10.0.0.5") -> tuple[int, str]:
+        """Code and sentence when connecting fails with ``failed``."""
+        memory, dialling = self.dial(address)
+        connector = memory.connectors[0]
+        factory = memory.tcpClients[0][2]
+        factory.clientConnectionFailed(connector, Failure(failed))
+        refused = self.failureResultOf(dialling, OpenRefused).value
+        return refused.reason_code, refused.text
+
+    def test_sentences(self) -> None:
+        """Each kind of failure has its own."""
+        for failed, expected in [
+            (
+                error.ConnectionRefusedError(errno.ECONNREFUSED),
+                (2, "connection to 10.0.0.5:22 refused"),
+            ),
+            (
+                error.TimeoutError(),
+                (2, "connection to 10.0.0.5:22 timed out after 7.5 s"),
+            ),
+            (
+                error.TCPTimedOutError(errno.ETIMEDOUT),
+                (2, "connection to 10.0.0.5:22 timed out after 7.5 s"),
+            ),
+            (error.NoRouteError(errno.ENETUNREACH), (2, "no route to 10.0.0.5:22")),
+            (error.ConnectError(errno.EHOSTUNREACH), (2, "no route to 10.0.0.5:22")),
+            (
+                error.ConnectError(errno.EACCES),
+                (2, "connection to 10.0.0.5:22 failed: Permission denied"),
+            ),
+            (
+                error.ConnectBindError(errno.EMFILE, "Too many open files"),
+                (4, "no file descriptor left to connect to 10.0.0.5:22"),
+            ),
+            (error.ConnectError(), (2, "connection to 10.0.0.5:22 failed")),
+        ]:
+            self.assertEqual(self.refusal(failed), expected)
+
+    def test_ipv6(self) -> None:
+        """IPv6 addresses are dialled, and written in brackets."""
+        self.assertEqual(
+            self.refusal(error.ConnectionRefusedError(), "fd00::1"),
+            (2, "connection to [fd00::1]:22 refused"),
+        )
+
+    def test_named(self) -> None:
+        """The name that the client asked for appears instead of the address."""
+        memory, dialling = self.dial(name="web1")
+        memory.tcpClients[0][2].clientConnectionFailed(
+            memory.connectors[0], Failure(error.ConnectionRefusedError())
+        )
+        refused = self.failureResultOf(dialling, OpenRefused).value
+        self.assertEqual(refused.text, "connection to web1:22 refused")
+
+    def test_timeout_is_passed_on(self) -> None:
+        """The dial takes no longer than it was given."""
+        memory, dialling = self.dial()
+        self.assertEqual(memory.tcpClients[0][3], 7.5)
+        dialling.cancel()
+        self.failureResultOf(dialling)
+
+    def test_cancelling_stops_the_dial(self) -> None:
+        """A cancelled dial is a cancellation, not a refusal, and stops connecting."""
+        memory, dialling = self.dial()
+        dialling.cancel()
+        self.failureResultOf(dialling, CancelledError)
+        self.assertTrue(memory.connectors[0].stoppedConnecting)
