@@ -273,7 +273,7 @@ def decode(name: bytes, payload: bytes) -> Message:
     """
     read = _READERS.get(name)
     if read is None:
-        raise UnknownMessage(f"there is no control message {printable(name, 60)!r}")
+        raise UnknownMessage(f"there is no control message '{printable(name, 60)}'")
     if len(payload) > MAX_PAYLOAD:
         raise MessageError(
             f"a {name.decode()} message of {len(payload)} bytes; "
