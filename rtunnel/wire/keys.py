@@ -57,6 +57,10 @@ MAX_RSA_BITS = 8192
 #: Bytes in a public key blob; RSA of 8192 bits needs about 1050.
 MAX_PUBLIC_KEY_LENGTH = 4096
 
+#: Bytes in a signature blob, for who reads one out of a message; RSA of 8192 bits
+#: needs 1048.
+MAX_SIGNATURE_LENGTH = 2048
+
 _CURVE = b"nistp256"
 _CURVE_ORDER_LENGTH = 33
 _MAX_RSA_EXPONENT = 2**31 - 1
