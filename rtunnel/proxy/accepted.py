@@ -235,6 +235,7 @@ class Accepted:
                 source=tunnel.identity.source,
                 seconds=self._now() - tunnel.since,
                 reason=printable(reason),
+                outcome="failed" if tunnel.was_lost else "ok",
             )
         )
         self._publish()

@@ -13,10 +13,10 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
-from rtunnel.audit.events import ProxyStarted, ProxyStopping
+from rtunnel.audit.events import PolicyReloaded, ProxyStarted, ProxyStopping
 from rtunnel.audit.log import AuditLog
 from rtunnel.config import ProxyConfig, load_proxy
-from rtunnel.errors import ConfigError, RegistryError
+from rtunnel.errors import ConfigError
 from rtunnel.proxy.accepted import Accepted
 from rtunnel.proxy.authorized_keys_file import AuthorizedKeysFile
 from rtunnel.proxy.dispatch import Dispatcher
@@ -182,6 +182,7 @@ class ProxyService(Service):
         """The status document (design, section 8), with where this proxy listens."""
         document = self._accepted.status()
         document["proxy"]["listen"] = [_address(port) for port in self._ports]
+        document["registry"] = {"problem": self._membership.problem}
         return document
 
     def reload(self) -> None:
@@ -195,8 +196,16 @@ class ProxyService(Service):
         except ConfigError as error:
             for problem in error.problems:
                 self._log.error("not reloaded: {problem}", problem=problem)
+            self._audit.record(
+                PolicyReloaded(
+                    proxy=self._membership.record.id,
+                    outcome="failed",
+                    reason=error.problems[0],
+                )
+            )
             return
         self._policy = Policy(config.allow)
+        self._audit.record(PolicyReloaded(proxy=self._membership.record.id))
         self._log.info(
             "reloaded {count} [[allow]] rules from {path}; other keys need a restart",
             count=len(config.allow),
@@ -217,12 +226,13 @@ class ProxyService(Service):
             if self._starting is not None:
                 self._starting.cancel()
             await self._close_ports()
+            await self._membership.leave()
             await self._registry.close()
             return
         self._ready = False
         self._audit.record(ProxyStopping(proxy=self._membership.record.id))
         self._accepted.refuse_new()
-        await self._said_draining()
+        await self._membership.set_state("draining")
         await self._close_ports()
         await self._drained(self._config.drain.timeout)
         closing = self._accepted.close_all()
@@ -232,13 +242,8 @@ class ProxyService(Service):
         self._known.stop()
         await self._membership.leave()
         await self._registry.close()
+        self._audit.close()
         self._log.info("proxy {name} has stopped", name=self._config.name)
-
-    async def _said_draining(self) -> None:
-        try:
-            await self._membership.set_state("draining")
-        except RegistryError as error:
-            self._log.warn("the registry does not know: {error}", error=error)
 
     async def _drained(self, timeout: float) -> None:
         idle = self._accepted.drain(timeout)

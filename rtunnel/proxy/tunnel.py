@@ -91,6 +91,7 @@ ConnectionHandler`.
         self._control: ControlChannel | None = None
         self._hello_timer: IDelayedCall | None = None
         self._draining = False
+        self._lost = False
         self._end_reason = ""
 
     @property
@@ -120,6 +121,11 @@ ConnectionHandler`.
             and self._control is not None
             and not self._control.suspect
         )
+
+    @property
+    def was_lost(self) -> bool:
+        """Whether it ended, or is about to, without either end having said so."""
+        return self._lost
 
     @property
     def rtt(self) -> float | None:
@@ -199,6 +205,7 @@ ConnectionHandler`.
 
     def peer_dead(self, reason: str) -> None:
         """Heartbeats are not answered (called by the control channel)."""
+        self._lost = True
         self._end_reason = self._end_reason or reason
         if self._connection is not None:
             self._connection.close(reason)
@@ -246,6 +253,7 @@ ConnectionHandler`.
     def connection_lost(self, reason: str) -> None:
         """The SSH connection is gone; every channel on it has been closed."""
         self._connection = None
+        self._lost = self._lost or not (self._draining or self._end_reason)
         if self._hello_timer is not None:
             self._hello_timer.cancel()
             self._hello_timer = None
