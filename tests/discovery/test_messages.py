@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from hypothesis import given, settings
@@ -105,7 +105,7 @@ class GarbageTests(SynchronousTestCase):
 
     def check(self, name: bytes, data: bytes) -> None:
         """Decode, and allow nothing but the two errors."""
-        with suppress(MessageError, UnknownMessage):
+        with contextlib.suppress(MessageError, UnknownMessage):
             decode(name, data)
 
     @settings(deadline=None, max_examples=200)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import contextlib
 
 import attrs
 from hypothesis import given, settings
@@ -39,7 +39,7 @@ class TransportRequestTests(SynchronousTestCase):
     @given(st.binary(max_size=100))
     def test_garbage_is_a_message_error(self, data: bytes) -> None:
         """Any bytes at all raise nothing else."""
-        with suppress(MessageError):
+        with contextlib.suppress(MessageError):
             TransportRequest.decode(data)
 
     @settings(deadline=None, max_examples=200)
@@ -52,7 +52,7 @@ class TransportRequestTests(SynchronousTestCase):
         encoded[data.draw(st.integers(0, len(encoded) - 1))] ^= 0x81
         end = data.draw(st.integers(0, len(encoded)))
         for damaged in (bytes(encoded), bytes(encoded[:end]), bytes(encoded) + b"x"):
-            with suppress(MessageError):
+            with contextlib.suppress(MessageError):
                 TransportRequest.decode(damaged)
 
     def test_layout_is_the_one_of_the_protocol(self) -> None:
