@@ -79,14 +79,15 @@ class Echo(Received):
 class Peer:
     """The far end of a connection to the proxy: what it serves, what it hears.
 
-    :ivar serves: when set, ``transport@rtunnel`` channels are echoed; otherwise refused
-        with this text.
+    ``transport@rtunnel`` channels are echoed, refused with the text in ``refusal``, or
+    never answered when ``asked`` is a Deferred, which fires when one is asked for.
     """
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
         self.lost: Deferred[str] = Deferred()
         self.refusal: str | None = None
+        self.asked: Deferred[None] | None = None
         self.dialled: list[OpenRequest] = []
 
     def connection_started(self, connection: Connection) -> None:
@@ -102,8 +103,11 @@ class Peer:
         return None
 
     async def channel_requested(self, request: OpenRequest) -> Attach:
-        """Echo, or refuse."""
+        """Echo, refuse, or leave it open."""
         self.dialled.append(request)
+        if self.asked is not None:
+            self.asked.callback(None)
+            await Deferred()
         if self.refusal is not None:
             raise OpenRefused(OPEN_CONNECT_FAILED, self.refusal)
         return lambda channel: channel.start(Echo(channel))
@@ -152,7 +156,7 @@ class ProxyTestCase(TestCase):
     settings: Sequence[str] = (EVERYTHING,)
     timeout = 20
 
-    def setUp(self) -> Deferred[None]:
+    def setUp(self) -> Deferred[None]:  # type: ignore[override]  # trial waits for it
         """Make a state directory, and start."""
         from twisted.internet import reactor
 

@@ -137,7 +137,8 @@ class DialTests(ProxyTestCase):
         """What a client hears of a target that cannot be reached."""
         with self.assertRaises(OpenRefused) as caught:
             await self.open_target(client, host, port)
-        return caught.exception
+        refused: OpenRefused = caught.exception
+        return refused
 
     async def test_every_way_to_fail_has_its_code_and_sentence(self) -> None:
         """RFC 4254 section 5.1: 1 prohibited, 2 connect failed."""
@@ -181,16 +182,10 @@ class DialTests(ProxyTestCase):
     ) -> None:
         """The client is told in a sentence, and its connection stays."""
         agent = await self.agent_in_service()
-        waiting: Deferred[None] = Deferred()
-
-        async def never(request: Any) -> Any:
-            waiting.callback(None)
-            await Deferred()
-
-        agent.channel_requested = never  # type: ignore[method-assign]
+        agent.asked = Deferred()
         client = await self.client()
         dialling = Deferred.fromCoroutine(self.open_target(client, "web1.b"))
-        await waiting
+        await agent.asked
         assert agent.connection is not None
         agent.connection.close("going")
         with self.assertRaises(OpenRefused) as caught:
