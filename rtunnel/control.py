@@ -31,6 +31,10 @@ from rtunnel.ssh.channel import Channel
 MAX_DATA = 1024
 
 
+#: Log lines that one tunnel's unknown messages get; all are answered.
+MAX_UNKNOWN_LOGGED = 8
+
+
 class ControlReceiver(Protocol):
     """What a control channel tells its owner."""
 
@@ -65,6 +69,7 @@ class ControlChannel:
         self._connection = channel.connection
         self._next_tick: IDelayedCall | None = None
         self._data_left = MAX_DATA
+        self._unknown_to_log = MAX_UNKNOWN_LOGGED
         self._stopped = False
         channel.on_request = self._request_received
         channel.start(self)
@@ -94,15 +99,16 @@ class ControlChannel:
 
         :param timeout: seconds that it has.
         """
-        beat = Heartbeat(0)
-        answer = self.send(beat)
+        asked = self._clock.seconds()
+        answer = self.send(Heartbeat(0))
         answer.addTimeout(timeout, self._clock)
         try:
             await answer
         except (TimeoutError, ConnectionClosed):
             return False
         except RequestFailed:
-            return True
+            # Either the peer refused, and lives, or too many requests wait for it.
+            return self._connection.last_received >= asked
         return True
 
     def stop(self) -> None:
@@ -139,7 +145,9 @@ class ControlChannel:
         try:
             message = decode(name, data)
         except UnknownMessage as error:
-            self._log.warn("{error}", error=error)
+            if self._unknown_to_log:
+                self._unknown_to_log -= 1
+                self._log.warn("{error}", error=error)
             return False
         except MessageError as error:
             self._end(f"malformed control message: {error}")
