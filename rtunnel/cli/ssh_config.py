@@ -66,8 +66,10 @@ def config_block(config: ProxyConfig, clusters: Sequence[str]) -> str:
     jump = f"rtunnel-{config.cluster}"
     address = _ssh_addresses(config)[0]
     names = [*dict.fromkeys((config.cluster, *clusters))]
+    # A cluster's bare name is the host that its agent runs on.
+    patterns = [f"*.{name}" for name in names] + names[1:]
     # A proxy whose own name ends like a cluster's must not be reached through itself.
-    patterns = [f"*.{name}" for name in names] + [
+    patterns += [
         f"!{each.host}"
         for each in config.ssh.public
         if each.host.rpartition(".")[2] in names

@@ -103,14 +103,14 @@ class StockSshTests(CommandTestCase):
         return dict(line.split(" ", 1) for line in out.splitlines() if " " in line)
 
     def test_hosts_of_the_clusters_go_through_the_proxy(self) -> None:
-        """Those of the proxies' own, and those that were named; no others."""
+        """Those of the proxies' own, those that were named, and their agents' own."""
         self.init()
         self.write("--cluster", "b", "--cluster", "c")
-        for host in ("web1.a", "web1.b", "10.0.0.5.c"):
+        for host in ("web1.a", "web1.b", "10.0.0.5.c", "b"):
             settings = self.settings(host)
             self.assertEqual(settings["proxyjump"], "rtunnel-a")
             self.assertEqual(settings["hostname"], host)
-        for host in ("web1.d", "example.com", "b"):
+        for host in ("web1.d", "example.com", "a"):
             self.assertNotIn("proxyjump", self.settings(host))
 
     def test_the_proxy_has_its_public_address(self) -> None:
