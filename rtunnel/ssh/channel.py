@@ -328,8 +328,11 @@ class Channel:
 
     def connection_lost(self, reason: str) -> None:
         """The connection is gone, and what was not delivered with it."""
+        # A client that has had everything may hang up without answering our CLOSE, as
+        # ``ssh -W`` does: that is an orderly end.
+        orderly = self._closing and self._close_sent
         self._close_sent = self._close_received = True
-        self._finish(reason)
+        self._finish(None if orderly else reason)
 
     def take_turn(self) -> bool:
         """The connection has room and it is our turn.

@@ -43,6 +43,7 @@ class Received:
         self.data = b""
         self.eof = False
         self.ended: Deferred[str | None] = Deferred()
+        self.eof_seen: Deferred[None] = Deferred()
 
     def data_received(self, data: bytes) -> None:
         """Some bytes."""
@@ -51,6 +52,7 @@ class Received:
     def eof_received(self) -> None:
         """The end of them."""
         self.eof = True
+        self.eof_seen.callback(None)
 
     def closed(self, reason: str | None) -> None:
         """The end of the stream."""

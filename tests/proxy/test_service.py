@@ -133,6 +133,20 @@ class DialTests(ProxyTestCase):
         )
         self.assertEqual((line["bytes_in"], line["bytes_out"]), (5, 5))
 
+    async def test_a_client_that_hangs_up_on_end_of_data_ended_in_order(self) -> None:
+        """``ssh -W`` does not wait for the last CLOSE."""
+        await self.agent_in_service()
+        client = await self.client()
+        channel = await self.open_target(client, "web1.b")
+        received = Received()
+        channel.start(received)
+        channel.write_eof()
+        await received.eof_seen
+        client.close("done")
+        await self.until(lambda: "connection_closed" in self.audit_text())
+        line = json.loads(self.audit_text().splitlines()[-1])
+        self.assertEqual((line["outcome"], line["reason"]), ("ok", ""))
+
     async def refusal(self, client: Any, host: str, port: int = 22) -> OpenRefused:
         """What a client hears of a target that cannot be reached."""
         with self.assertRaises(OpenRefused) as caught:
