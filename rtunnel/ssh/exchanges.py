@@ -21,7 +21,7 @@ from rtunnel.errors import (
 )
 from rtunnel.ssh.host_key import HostKey
 from rtunnel.ssh.limits import TransportLimits
-from rtunnel.wire.algorithms import Algorithms
+from rtunnel.wire.algorithms import MAX_SIGNATURE_LENGTH, Algorithms
 from rtunnel.wire.certificate import (
     MAX_CERTIFICATE_LENGTH,
     Certificate,
@@ -34,7 +34,7 @@ from rtunnel.wire.key_exchange import (
     Transcript,
     derive_key,
 )
-from rtunnel.wire.keys import MAX_SIGNATURE_LENGTH, PublicKey
+from rtunnel.wire.keys import PublicKey
 from rtunnel.wire.negotiation import (
     COOKIE_LENGTH,
     KexInit,

@@ -315,7 +315,7 @@ class PacketTransport(SSHTransportBase):
             if packet is None:
                 break
             number, payload = packet
-            if self._running and number >= _FIRST_OF_CONNECTION:
+            if self._running and _FIRST_OF_CONNECTION <= number < _FIRST_LOCAL:
                 self._deliver(number, payload)
             else:
                 self._dispatch(number, payload)

@@ -22,9 +22,9 @@ from rtunnel.errors import (
 )
 from rtunnel.naming import printable
 from rtunnel.trust.identity import Identity
+from rtunnel.wire.algorithms import MAX_SIGNATURE_LENGTH
 from rtunnel.wire.certificate import MAX_CERTIFICATE_LENGTH, parse_public_key
 from rtunnel.wire.data_types import Reader, boolean, name_list, string
-from rtunnel.wire.keys import MAX_SIGNATURE_LENGTH
 from rtunnel.wire.numbers import (
     MSG_USERAUTH_FAILURE,
     MSG_USERAUTH_PK_OK,

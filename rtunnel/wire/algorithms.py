@@ -30,6 +30,9 @@ CIPHERS: CipherTable = {**AES_GCM_CIPHERS, **AES_CTR_CIPHERS}
 #: Every MAC that can be negotiated beside a cipher that needs one, best first.
 MACS: MacTable = dict(ETM_MACS)
 
+#: Bytes in a signature that a peer sends; RSA of 8192 bits needs 1048.
+MAX_SIGNATURE_LENGTH = 2048
+
 _HOST_SIGNATURES = (ED25519, ECDSA_P256, RSA_SHA512, RSA_SHA256)
 _USER_SIGNATURES = (
     ED25519,
