@@ -84,10 +84,10 @@ def parse_target(name: str, port: int) -> Target:
     if not 1 <= port <= 65535:
         raise InvalidName(f"{port} is not a TCP port (1 to 65535)")
     bare = name[:-1] if name.endswith(".") else name
-    host, _, cluster = bare.rpartition(".")
+    host, dot, cluster = bare.rpartition(".")
     cluster = cluster.lower()
     if _CLUSTER.fullmatch(cluster) is None or (
-        host and (_HOST.fullmatch(host) is None or ".." in host)
+        dot and (_HOST.fullmatch(host) is None or ".." in host)
     ):
         raise InvalidName(
             f"{printable(name)!r} is not a target: ask for HOST.CLUSTER or CLUSTER"

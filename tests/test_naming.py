@@ -114,6 +114,7 @@ class TargetTests(SynchronousTestCase):
             "",
             ".",
             "..",
+            ".b",
             "web1..b",
             "-o.b",
             "web1-.b",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import attrs
 from twisted.internet.address import IPv4Address
@@ -31,8 +32,10 @@ def main(config_path: str, target_key: str, user_key: str) -> None:
     :param target_key: the target's private host key file.
     :param user_key: public key file of who may log in at the target.
     """
-    from twisted.internet import reactor
+    from twisted.internet import reactor as global_reactor
 
+    # Which interfaces the global reactor has depends on the platform.
+    reactor: Any = global_reactor
     globalLogBeginner.beginLoggingTo(
         [textFileLogObserver(sys.stderr)], redirectStandardIO=False
     )
