@@ -31,7 +31,8 @@ class TransportLimits:
     :param rekey_seconds: seconds after which we do.
     :param exchange_seconds: seconds that one key exchange may take.
     :param exchange_free_bytes: bytes that have to move between two key exchanges for
-        the second, when the peer starts it, to be free of charge.
+        the second, when the peer starts it, to be free of charge. No more than the
+        peer's ``rekey_bytes``, or it will run into this.
     :param exchange_interval: seconds in which the peer earns one key exchange that is
         not.
     :param exchange_burst: how many of these it can save up.

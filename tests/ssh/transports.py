@@ -270,6 +270,8 @@ class RawClient:
         self.session_id = b""
         self.version = b"SSH-2.0-test"
         self.received: list[tuple[int, bytes]] = []
+        #: The newest KEXINIT that we made.
+        self.last_kexinit: KexInit | None = None
         self._strict = strict
         self._reads_packets = False
         self._exchanges = 0
@@ -332,6 +334,7 @@ class RawClient:
             is_client=True,
             first=self._strict and not self._exchanges,
         )
+        self.last_kexinit = offer
         return offer
 
     def send_version(self) -> None:
