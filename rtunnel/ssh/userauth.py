@@ -186,6 +186,10 @@ class UserAuthServer(SSHService):
             raise AuthenticationRefused(
                 f"the algorithm {printable(request.algorithm)!r} is not accepted"
             )
+        try:
+            key = parse_public_key(request.algorithm, request.blob)
+        except RtunnelError as error:
+            raise AuthenticationRefused(str(error)) from error
         identity = self._rules.identify(
             request.algorithm, request.blob, transport.peer_address
         )
@@ -197,17 +201,9 @@ class UserAuthServer(SSHService):
                 request.algorithm,
                 request.blob,
             )
-            if not self._verify(request, data):
+            if not key.verify(request.signature, data, request.algorithm):
                 raise AuthenticationRefused("the signature is wrong")
         return identity
-
-    def _verify(self, request: PublicKeyRequest, data: bytes) -> bool:
-        assert request.signature is not None
-        try:
-            key = parse_public_key(request.algorithm, request.blob)
-        except RtunnelError as error:
-            raise AuthenticationRefused(str(error)) from error
-        return key.verify(request.signature, data, request.algorithm)
 
     def _accepted(self, identity: Identity) -> None:
         service = self._rules.make_service(identity)
