@@ -48,10 +48,16 @@ class Stream(Protocol):
         """Send ``data`` after what was written before; ignored after the end."""
 
     def write_eof(self) -> None:
-        """Send end of data after everything written; receiving goes on."""
+        """Send end of data after everything written; receiving goes on.
+
+        A producer that is registered, paused or not, does not stand in the way.
+        """
 
     def close(self) -> None:
-        """Send everything written, then end the stream. Nothing more is delivered."""
+        """Send everything written, then end the stream. Nothing more is delivered.
+
+        A producer that is registered, paused or not, does not stand in the way.
+        """
 
     def abort(self) -> None:
         """End the stream now; what was not sent is dropped."""
@@ -116,8 +122,6 @@ class _Direction:
     def eof_received(self) -> None:
         self.eof = True
         try:
-            # With a producer some transports never get as far as ending.
-            self.sink.unregisterProducer()
             self.sink.write_eof()
         except Exception:
             self.splice.failed()
@@ -212,7 +216,6 @@ class Splice:
     def _end(self, stream: Stream, orderly: bool) -> None:
         try:
             if orderly:
-                stream.unregisterProducer()
                 stream.close()
             else:
                 stream.abort()

@@ -206,6 +206,21 @@ class StreamTests(TcpStreamTestCase):
         far.close()
         self.assertIs(await far_receiver.until_closed(), None)
 
+    async def test_close_though_a_producer_is_paused(self) -> None:
+        """A producer that was never unregistered does not keep the stream open."""
+        near, near_receiver, far, far_receiver = await self.started()
+        far.pauseProducing()
+        producer = RecordingProducer()
+        near.registerProducer(producer, True)
+        near.write(b"x" * 20_000_000)
+        self.assertTrue(producer.paused)
+        near.close()
+        await pause()
+        far.resumeProducing()
+        self.assertIs(await near_receiver.until_closed(), None)
+        await far_receiver.until(lambda: far_receiver.has_eof)
+        self.assertEqual(len(far_receiver.data), 20_000_000)
+
     async def test_close_before_start(self) -> None:
         """A stream that nobody started closes, and tells whoever starts it."""
         near, far = await self.pair()

@@ -97,7 +97,7 @@ class ChannelInput:
         window.held += size
         if self.discarding:
             self._consumed(size)
-        elif self.receiver is None or self._paused or self._held or self._delivering:
+        elif self.receiver is None or self._paused or self._delivering:
             if self._held is None:
                 self._held = ByteQueue()
             self._held.append(data)

@@ -141,7 +141,7 @@ class ChannelOutput:
         self._has_turn = False
         sent = self._send_packet()
         if self.queued:
-            self._has_turn = sent and self.window.remaining > 0
+            self._has_turn = sent
         else:
             self._drained()
         return self._has_turn

@@ -87,7 +87,6 @@ class Connection(SSHService):
         self._received_opens: ReceivedOpens | None = None
         self._global_requests = SentRequests(self.limits.outstanding_requests)
         self._waiting: deque[Channel] = deque()
-        self._taking_turns = False
         self._receive = {
             MSG_GLOBAL_REQUEST: self._global_request,
             MSG_REQUEST_SUCCESS: self._request_success,
@@ -239,17 +238,11 @@ class Connection(SSHService):
     def resume_writing(self) -> None:
         """The transport has room: one packet from each channel in turn."""
         self.is_congested = False
-        if self._taking_turns:
-            return
-        self._taking_turns = True
         waiting = self._waiting
-        try:
-            while waiting and not self.is_congested:
-                channel = waiting.popleft()
-                if channel.take_turn():
-                    waiting.append(channel)
-        finally:
-            self._taking_turns = False
+        while waiting and not self.is_congested:
+            channel = waiting.popleft()
+            if channel.take_turn():
+                waiting.append(channel)
 
     # What channels call.
 

@@ -143,7 +143,7 @@ class ReceivedRequests:
         request.outcome = bool(outcome)
         while self._waiting and self._waiting[0].outcome is not None:
             done = self._waiting.popleft()
-            if done.want_reply and not self._stopped:
+            if done.want_reply:
                 self._answer(bool(done.outcome))
 
     def _raised(self, failure: Failure, request: _Request) -> None:

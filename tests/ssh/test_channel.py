@@ -35,6 +35,7 @@ from rtunnel.wire.numbers import (
     MSG_CHANNEL_EOF,
     MSG_CHANNEL_EXTENDED_DATA,
     MSG_CHANNEL_FAILURE,
+    MSG_CHANNEL_OPEN_CONFIRMATION,
     MSG_CHANNEL_REQUEST,
     MSG_CHANNEL_SUCCESS,
     MSG_CHANNEL_WINDOW_ADJUST,
@@ -108,10 +109,17 @@ class DataTests(SynchronousTestCase):
 
     def test_never_more_than_our_own_maximum_packet(self) -> None:
         """A peer that takes huge packets does not make us send huge ones."""
-        ends = Ends(limits=ChannelLimits(max_packet=2 * KIB))
-        ends.near.write(bytes(5 * KIB))
-        sizes = [len(payload) for _, payload in ends.pair.client_transport.outbox]
-        self.assertEqual(sizes, [2 * KIB + 8, 2 * KIB + 8, KIB + 8])
+        pair = ConnectionPair()
+        opened = Deferred.fromCoroutine(pair.client.open_channel(b"x"))
+        pair.client.packetReceived(
+            MSG_CHANNEL_OPEN_CONFIRMATION,
+            struct.pack(">IIII", 0, 0, 2**32 - 1, 2**32 - 1),
+        )
+        transport = pair.client_transport
+        transport.outbox.clear()
+        self.successResultOf(opened).write(bytes(50 * KIB))
+        sizes = [len(payload) for _, payload in transport.outbox]
+        self.assertEqual(sizes, [32 * KIB + 8, 18 * KIB + 8])
 
     def test_stays_inside_the_peers_window(self) -> None:
         """What the window does not cover waits in the channel."""
@@ -242,6 +250,39 @@ class BackPressureTests(SynchronousTestCase):
         self.assertEqual(len(receiver.data), 2000 * 4096)
         self.assertEqual(bytes(receiver.data[-4096:]), (1999).to_bytes(4, "big") * 1024)
 
+    def test_pausing_in_data_received_keeps_the_credit_back(self) -> None:
+        """Data that made the receiver pause gives no credit before it resumes."""
+        ends = Ends(
+            start=False, limits=ChannelLimits(initial_window=64 * KIB, window=64 * KIB)
+        )
+        ends.far.start(RecordingReceiver(lambda data: ends.far.pauseProducing()))
+        ends.near.write(bytes(32 * KIB))
+        ends.pair.pump()
+        self.assertEqual(ends.far.held, 0)
+        self.assertEqual(ends.answered, [])
+        ends.far.resumeProducing()
+        self.assertEqual(ends.answered, [MSG_CHANNEL_WINDOW_ADJUST])
+
+    def test_what_arrives_while_the_receiver_is_busy_waits(self) -> None:
+        """Data, EOF and CLOSE that come inside data_received are told after it."""
+
+        def receive_more(data: bytes) -> None:
+            if data == b"1":
+                ends.data(b"2")
+                ends.data(b"3")
+                ends.to_far(MSG_CHANNEL_EOF, uint32(ends.far.number))
+                ends.to_far(MSG_CHANNEL_CLOSE, uint32(ends.far.number))
+            seen.append((data, list(receiver.events)))
+
+        seen: list[tuple[bytes, list[str]]] = []
+        ends = Ends(start=False)
+        receiver = RecordingReceiver(receive_more)
+        ends.far.start(receiver)
+        ends.data(b"1")
+        self.assertEqual(seen, [(b"1", ["data"]), (b"23", ["data"])])
+        self.assertEqual(bytes(receiver.data), b"123")
+        self.assertEqual(receiver.events, ["data", "eof", "closed"])
+
     def test_a_producer_is_paused_while_the_connection_has_no_room(self) -> None:
         """Whatever does not go out at once pauses who wrote it."""
         ends = Ends(capacity=64 * KIB)
@@ -253,6 +294,39 @@ class BackPressureTests(SynchronousTestCase):
         ends.pair.pump()
         self.assertFalse(producer.paused)
         self.assertEqual(len(ends.far_receiver.data), 100 * KIB)
+
+    def test_a_producer_stays_paused_until_there_is_room(self) -> None:
+        """The packet that fills the connection does not resume who wrote it."""
+        ends = Ends(capacity=2**30)
+        producer = RecordingProducer()
+        ends.near.registerProducer(producer, True)
+        ends.pair.client.pause_writing()
+        ends.near.write(bytes(1000))
+        ends.pair.client_transport.capacity = 500
+        ends.pair.client.resume_writing()
+        self.assertEqual(ends.near.queued, 0)
+        self.assertTrue(producer.paused)
+        ends.pair.pump()
+        self.assertFalse(producer.paused)
+
+    def test_a_producer_is_told_to_pause_once(self) -> None:
+        """More writes of a paused producer do not pause it again."""
+        ends = Ends()
+        producer = RecordingProducer()
+        ends.near.registerProducer(producer, True)
+        ends.pair.client.pause_writing()
+        for _ in range(5):
+            ends.near.write(b"x")
+        self.assertEqual(producer.pauses, 1)
+
+    def test_a_producer_that_comes_late_is_paused(self) -> None:
+        """Registering with a producer when too much is queued pauses it at once."""
+        ends = Ends()
+        ends.pair.client.pause_writing()
+        ends.near.write(b"x")
+        producer = RecordingProducer()
+        ends.near.registerProducer(producer, True)
+        self.assertTrue(producer.paused)
 
     def test_a_producer_with_nothing_queued_is_left_alone(self) -> None:
         """A full connection does not pause those that write nothing."""
@@ -438,6 +512,42 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(len(ends.far_receiver.data), 200 * KIB)
         self.assertEqual(ends.near_receiver.events, ["closed"])
         self.assertEqual(ends.near_receiver.reasons, [None])
+
+    def test_closing_gives_up_what_is_held(self) -> None:
+        """A paused channel that closes gives credit for what it had not delivered."""
+        ends = Ends(limits=ChannelLimits(initial_window=64 * KIB, window=64 * KIB))
+        ends.near.pauseProducing()
+        ends.far.write(bytes(200 * KIB))
+        ends.pair.pump()
+        self.assertEqual(ends.near.held, 64 * KIB)
+        ends.near._output.window.remaining = 0
+        ends.near.write(b"not yet")
+        ends.near.close()
+        ends.pair.pump()
+        self.assertEqual(ends.far.queued, 0)
+        self.assertEqual(ends.near_receiver.events, [])
+
+    def test_closing_in_data_received(self) -> None:
+        """A receiver that closes gets neither the rest of the data nor its end."""
+        ends = Ends(start=False)
+        ends.data(b"x" * 5000)
+        ends.data(b"y" * 5000)
+        ends.to_far(MSG_CHANNEL_EOF, uint32(ends.far.number))
+        receiver = RecordingReceiver(lambda data: ends.far.close())
+        ends.far.start(receiver)
+        self.assertEqual(bytes(receiver.data), b"x" * 5000)
+        self.assertEqual(receiver.events, ["data"])
+        ends.pair.pump()
+        self.assertEqual(receiver.events, ["data", "closed"])
+
+    def test_aborting_in_data_received(self) -> None:
+        """A receiver that aborts leaves the window budget as it was."""
+        ends = Ends(start=False)
+        receiver = RecordingReceiver(lambda data: ends.far.abort())
+        ends.far.start(receiver)
+        ends.data(b"x" * 5000)
+        self.assertEqual(receiver.events, ["data", "closed"])
+        self.assertEqual(ends.pair.server._budget.granted, 0)
 
     def test_abort_drops_and_closes_at_once(self) -> None:
         """Queued and held data are dropped, and ``closed`` is called at once."""
@@ -625,6 +735,15 @@ class ViolationTests(SynchronousTestCase):
         )
         self.assert_only_the_channel_ends(ends, "the peer sent data after end of data")
 
+    def test_data_past_the_window_after_our_close(self) -> None:
+        """What comes after our CLOSE is dropped unseen; the end stays in order."""
+        ends = Ends()
+        ends.far.close()
+        ends.data(bytes(32 * KIB + 1))
+        self.assertEqual(ends.far_receiver.events, [])
+        ends.to_far(MSG_CHANNEL_CLOSE, uint32(ends.far.number))
+        self.assertEqual(ends.far_receiver.reasons, [None])
+
     def test_eof_twice(self) -> None:
         """A repeated EOF says nothing new."""
         ends = Ends()
@@ -724,6 +843,31 @@ class ReceivedRequestTests(SynchronousTestCase):
             [MSG_CHANNEL_FAILURE, MSG_CHANNEL_SUCCESS, MSG_CHANNEL_FAILURE],
         )
 
+    def test_no_answer_unless_wanted(self) -> None:
+        """A request that wants no answer gets none, however long it takes."""
+        wait: Deferred[bool] = Deferred()
+        ends = Ends()
+        ends.far.on_request = lambda name, data: wait
+        self.ask(ends, b"x", want_reply=False)
+        wait.callback(True)
+        self.assertEqual(ends.answered, [])
+
+    def test_nothing_is_handled_while_closing(self) -> None:
+        """A channel that is on its way to CLOSE takes no requests."""
+        seen: list[bytes] = []
+
+        def on_request(name: bytes, data: bytes) -> bool:
+            seen.append(name)
+            return True
+
+        ends = Ends()
+        ends.far.on_request = on_request
+        ends.far._output.window.remaining = 0
+        ends.far.write(b"not yet")
+        ends.far.close()
+        self.ask(ends, b"x")
+        self.assertEqual((seen, ends.answered), ([], []))
+
     def test_coroutines_are_run(self) -> None:
         """A coroutine function may handle requests."""
 
@@ -810,12 +954,15 @@ class ReceivedRequestTests(SynchronousTestCase):
             b"true": lambda: True,
             b"false": lambda: False,
             b"later": later,
+            b"never": lambda: Deferred(lambda _: cancelled.append(1)),
         }
+        cancelled: list[int] = []
         for name in outcomes:
             ends = Ends()
             ends.far.on_request = on_request
             self.ask(ends, name)
             self.assertEqual(ends.answered, [MSG_CHANNEL_CLOSE])
+        self.assertEqual(len(cancelled), 1)
 
     def test_a_raising_handler_ends_its_channel(self) -> None:
         """An exception, at once or later, is logged once and closes the channel."""
@@ -866,6 +1013,13 @@ class SentRequestTests(SynchronousTestCase):
             ends.pair.pump()
             self.failureResultOf(answer, ConnectionClosed)
             self.failureResultOf(ends.near.send_request(b"x"), ConnectionClosed)
+
+    def test_fails_as_soon_as_we_close(self) -> None:
+        """With our CLOSE sent, no answer is waited for."""
+        ends = Ends()
+        answer = ends.near.send_request(b"x")
+        ends.near.close()
+        self.failureResultOf(answer, ConnectionClosed)
 
     def test_an_answer_may_cross_our_close(self) -> None:
         """Answers to requests that we gave up with the channel are no fault."""

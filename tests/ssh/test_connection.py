@@ -20,6 +20,7 @@ from rtunnel.testing import (
     AcceptingHandler,
     ConnectionPair,
     RecordingHandler,
+    RecordingProducer,
     RecordingReceiver,
 )
 from rtunnel.wire.data_types import Reader, boolean, string, uint32
@@ -124,6 +125,24 @@ class OpeningTests(SynchronousTestCase):
         self.assertEqual(refused.text, "connection to web1:22 refused")
         self.assertEqual(pair.client.open_channels, 0)
         self.assertEqual(pair.server.open_channels, 0)
+
+    def test_a_refused_open_gives_its_window_back(self) -> None:
+        """An open that came to nothing leaves the window budget as it was."""
+        pair = ConnectionPair(server_handler=RecordingHandler())
+        for _ in range(10):
+            opening(pair.client).addErrback(lambda failure: failure.trap(OpenRefused))
+        pair.pump()
+        self.assertEqual(pair.client._budget.granted, 0)
+
+    def test_our_sentence_is_cut(self) -> None:
+        """A refusal of ours is no larger than 1 KiB, whatever the handler says."""
+
+        async def opener(request: OpenRequest) -> Attach:
+            raise OpenRefused(2, "x" * 5000)
+
+        pair = ConnectionPair(server_handler=RecordingHandler(opener))
+        pair.server.packetReceived(MSG_CHANNEL_OPEN, open_message())
+        self.assertLess(pair.server_transport.outbox_size, 1100)
 
     def test_the_peers_sentence_is_made_printable(self) -> None:
         """Control characters in a refusal do not reach our log or our caller."""
@@ -796,6 +815,32 @@ class FairnessTests(SynchronousTestCase):
         sent: list[int] = []
         self.drain(lambda: sent.extend(self.sent_to()))
         self.assertEqual(sent[:18], [0, 1, 2] * 6)
+
+    def test_a_producer_that_writes_in_its_turn_waits_for_the_others(self) -> None:
+        """What a channel's producer writes when resumed goes behind those waiting."""
+        eager, other, _ = self.channels
+
+        class Producer(RecordingProducer):
+            def resumeProducing(self) -> None:
+                super().resumeProducing()
+                eager.write(bytes(32768 * 4))
+
+        eager.registerProducer(Producer(), True)
+        self.pair.client.pause_writing()
+        eager.write(b"x")
+        other.write(b"y")
+        self.pair.client.resume_writing()
+        self.assertEqual(self.sent_to()[:3], [0, 1, 0])
+
+    def test_a_channel_waits_once(self) -> None:
+        """Many writes while there is no room take one place in the queue."""
+        first, second, _ = self.channels
+        self.pair.client.pause_writing()
+        for _ in range(100):
+            first.write(bytes(32768))
+        second.write(b"x")
+        self.pair.client.resume_writing()
+        self.assertEqual(self.sent_to()[:2], [0, 1])
 
     def test_a_channel_without_window_does_not_hold_up_the_others(self) -> None:
         """A channel whose peer takes nothing is left out of the rounds."""

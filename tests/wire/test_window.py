@@ -92,6 +92,18 @@ class ReceiveWindowTests(SynchronousTestCase):
             window.credit(now)
         self.assertEqual(window.remaining, 2 * MIB)
 
+    def test_grows_when_it_gets_busy_late(self) -> None:
+        """What counts is how long the window lasted, not how old the channel is."""
+        window = self.make()
+        now = 100.0
+        for _ in range(10):
+            used = window.remaining
+            window.received(used)
+            window.consumed(used)
+            now += 0.1
+            window.credit(now)
+        self.assertEqual(window.remaining, 2 * MIB)
+
     def test_shrinks_when_it_lasts(self) -> None:
         """A large window that lasts for long goes back to its first size."""
         window = self.make()
