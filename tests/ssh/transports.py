@@ -409,7 +409,8 @@ class RawClient:
     ) -> bytes:
         """The payload of a ``publickey`` request, right unless told otherwise."""
         blob = key.public.blob if blob is None else blob
-        algorithm = algorithm or key.public.signature_algorithms[0]
+        if algorithm is None:
+            algorithm = key.public.signature_algorithms[0]
         data = signed_data(
             self.session_id if session_id is None else session_id,
             username,
