@@ -43,9 +43,7 @@ class Admission:
         if self.unauthenticated >= self._limits.unauthenticated:
             raise _too_many()
         ticket = Ticket(self)
-        if address:
-            ticket.found(address)
-        ticket.counted = True
+        ticket.found(address or "")
         self.unauthenticated += 1
         return ticket
 
@@ -68,19 +66,19 @@ class Admission:
 
 
 class Ticket:
-    """One connection's place among those that have not logged in."""
+    """One connection's place among those that have not logged in, while ``counted``."""
 
     def __init__(self, admission: Admission) -> None:
-        self.counted = False
+        self.counted = True
         self._admission = admission
         self._source: str | None = None
 
     def found(self, address: str) -> None:
-        """The address has become known, once.
+        """The address has become known; what is found after it does not count.
 
         :raises ProtocolError: when there are too many from there.
         """
-        if self._source is None and address:
+        if self.counted and self._source is None and address:
             source = source_of(address)
             self._admission.count_source(source)
             self._source = source

@@ -1,0 +1,86 @@
+"""Tests for :mod:`rtunnel.ssh.peer_socket`."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.protocol import Protocol
+from twisted.internet.testing import StringTransport
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtunnel.ssh.peer_socket import is_proxied, peer_address, tune_socket
+
+
+class TunedTransport(StringTransport):
+    """Has a real socket to set options on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.socket = socket.socket()
+        self.no_delay = self.keep_alive = False
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Keep it."""
+        self.no_delay = enabled
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """Keep it."""
+        self.keep_alive = enabled
+
+    def getHandle(self) -> socket.socket:
+        """The socket."""
+        return self.socket
+
+
+class PeerSocketTests(SynchronousTestCase):
+    """What a connection knows of what is under it."""
+
+    def test_address(self) -> None:
+        """IPv4 mapped into IPv6 is IPv4; what has no IP address has none."""
+        for address, expected in (
+            (IPv4Address("TCP", "192.0.2.1", 1), "192.0.2.1"),
+            (IPv6Address("TCP", "::ffff:192.0.2.1", 1), "192.0.2.1"),
+            (IPv6Address("TCP", "2001:DB8::1", 1), "2001:db8::1"),
+            (IPv6Address("TCP", "fe80::1%eth0", 1), "fe80::1%eth0"),
+            (UNIXAddress(b"/run/x"), ""),
+        ):
+            self.assertEqual(
+                peer_address(StringTransport(peerAddress=address)), expected
+            )
+
+    def test_only_the_proxy_protocol_hides_the_address(self) -> None:
+        """TLS does not, unless there is PROXY protocol below it."""
+        factory: Any = WrappingFactory(None)
+
+        def wrapped(kind: type[ProtocolWrapper], inner: Any) -> ProtocolWrapper:
+            wrapper = kind.__new__(kind)
+            wrapper.transport = inner
+            return wrapper
+
+        plain = StringTransport()
+        proxied = ProtocolWrapper(factory, Protocol())
+        proxied.transport = plain
+        self.assertFalse(is_proxied(plain))
+        self.assertTrue(is_proxied(proxied))
+        self.assertFalse(is_proxied(wrapped(TLSMemoryBIOProtocol, plain)))
+        self.assertTrue(is_proxied(wrapped(TLSMemoryBIOProtocol, proxied)))
+
+    def test_small_packets_go_at_once_and_the_dead_are_noticed(self) -> None:
+        """TCP_NODELAY, keepalive, and TCP_USER_TIMEOUT in milliseconds."""
+        transport = TunedTransport()
+        self.addCleanup(transport.socket.close)
+        tune_socket(transport, 20)
+        self.assertTrue(transport.no_delay and transport.keep_alive)
+        option = getattr(socket, "TCP_USER_TIMEOUT", None)
+        if option is not None:
+            self.assertEqual(
+                transport.socket.getsockopt(socket.IPPROTO_TCP, option), 20_000
+            )
+
+    def test_what_is_not_tcp_is_left_alone(self) -> None:
+        """A UNIX socket, or a test."""
+        tune_socket(StringTransport(), 20)
