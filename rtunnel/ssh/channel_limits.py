@@ -40,8 +40,8 @@ class ChannelLimits:
     queue: int = 64 * KIB
     channels: int = 1000
     pending_opens: int = 128
-    opens_per_second: float = 200.0
-    opens_burst: int = 400
+    opens_per_second: float = 1000.0
+    opens_burst: int = 2000
     outstanding_requests: int = 64
 
 

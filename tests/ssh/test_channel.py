@@ -283,6 +283,21 @@ class BackPressureTests(SynchronousTestCase):
         self.assertEqual(bytes(receiver.data), b"123")
         self.assertEqual(receiver.events, ["data", "eof", "closed"])
 
+    def test_closed_is_not_told_inside_data_received(self) -> None:
+        """A CLOSE that comes while the receiver is busy is told when it is not."""
+
+        def receive_close(data: bytes) -> None:
+            ends.to_far(MSG_CHANNEL_CLOSE, uint32(ends.far.number))
+            seen.extend(receiver.events)
+
+        seen: list[str] = []
+        ends = Ends(start=False)
+        receiver = RecordingReceiver(receive_close)
+        ends.far.start(receiver)
+        ends.data(b"1")
+        self.assertEqual(seen, ["data"])
+        self.assertEqual(receiver.events, ["data", "closed"])
+
     def test_a_producer_is_paused_while_the_connection_has_no_room(self) -> None:
         """Whatever does not go out at once pauses who wrote it."""
         ends = Ends(capacity=64 * KIB)
