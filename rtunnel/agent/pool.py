@@ -205,6 +205,7 @@ class Pool:
         self._settle(now)
         self.tracker.expire(now)
         self._forget_routes()
+        self._seek_anew()
         limit = CAP if self.tracker.held() else ALONE_CAP
         need = self.tracker.shortfall()
         expiry = self.tracker.next_expiry()
@@ -282,7 +283,6 @@ class Pool:
         width = min(width, MAX_PARALLEL)
         if width <= 0:
             return
-        self._seek_anew()
         for _ in range(MAX_PARALLEL):
             free = [r for r in self._balancers if self._may_dial(r)]
             if not free or self._hoped_for(now) >= width:

@@ -102,6 +102,7 @@ class Tracker:
         self._claims: dict[str, Phase] = {}
         #: proxy id → what it told us itself: that it is leaving
         self._left: dict[str, _Left] = {}
+        self._known: dict[str, KnownProxy] | None = None
 
     # What happens.
 
@@ -121,6 +122,7 @@ class Tracker:
                 continue
             vouches = self._vouches.setdefault(advert.id, {})
             vouches[source] = _Vouch(advert, now + advert.ttl)
+        self._known = None
         self.expire(now)
 
     def expire(self, now: float) -> None:
@@ -128,13 +130,21 @@ class Tracker:
 
         :param now: seconds.
         """
-        for vouches in self._vouches.values():
-            for source in [s for s, v in vouches.items() if v.expires <= now]:
-                del vouches[source]
+        ended = [
+            (vouches, source)
+            for vouches in self._vouches.values()
+            for source, vouch in vouches.items()
+            if vouch.expires <= now
+        ]
+        for vouches, source in ended:
+            del vouches[source]
         for proxy_id in [p for p, vouches in self._vouches.items() if not vouches]:
             del self._vouches[proxy_id]
-        for proxy_id in [p for p, left in self._left.items() if left.until <= now]:
+        over = [p for p, left in self._left.items() if left.until <= now]
+        for proxy_id in over:
             del self._left[proxy_id]
+        if ended or over:
+            self._known = None
 
     def claim(self, proxy_id: str, now: float) -> ClaimAnswer:
         """A dial has read a proxy's id from its host certificate.
@@ -171,9 +181,10 @@ class Tracker:
         self._expect(proxy_id)
         self._claims[proxy_id] = Phase.DRAINING
         if by_proxy:
-            best = self._best(proxy_id)
-            generation = best.advert.generation if best else 0
+            known = self._all_known().get(proxy_id)
+            generation = known.generation if known else 0
             self._left[proxy_id] = _Left(generation, math.inf)
+            self._known = None
 
     def release(self, proxy_id: str, now: float) -> None:
         """The tunnel is gone, or never came up.
@@ -191,22 +202,7 @@ class Tracker:
 
     def known(self) -> tuple[KnownProxy, ...]:
         """Every proxy that somebody vouches for, in the order they became known."""
-        proxies = []
-        for proxy_id in self._vouches:
-            best = self._best(proxy_id)
-            if best is not None:
-                state = DRAINING if self._is_leaving(proxy_id) else ACTIVE
-                expires = max(v.expires for v in self._vouches[proxy_id].values())
-                proxies.append(
-                    KnownProxy(
-                        proxy_id,
-                        best.advert.addresses,
-                        best.advert.generation,
-                        state,
-                        expires,
-                    )
-                )
-        return tuple(proxies)
+        return tuple(self._all_known().values())
 
     def phase(self, proxy_id: str) -> Phase | None:
         """How far the tunnel to a proxy is; ``None`` when there is none."""
@@ -266,15 +262,28 @@ class Tracker:
         if proxy_id not in self._claims:
             raise KeyError(proxy_id)
 
-    def _best(self, proxy_id: str) -> _Vouch | None:
-        vouches = self._vouches.get(proxy_id, {})
-        return max(vouches.values(), key=_Vouch.rank, default=None)
+    def _all_known(self) -> dict[str, KnownProxy]:
+        """By id. Made anew after each change only: every plan asks several times."""
+        if self._known is None:
+            self._known = {
+                proxy_id: self._seen_from_here(proxy_id, vouches)
+                for proxy_id, vouches in self._vouches.items()
+                if vouches
+            }
+        return self._known
+
+    def _seen_from_here(self, proxy_id: str, vouches: dict[str, _Vouch]) -> KnownProxy:
+        best = max(vouches.values(), key=_Vouch.rank).advert
+        left = self._left.get(proxy_id)
+        has_left = left is not None and left.generation >= best.generation
+        return KnownProxy(
+            proxy_id,
+            best.addresses,
+            best.generation,
+            DRAINING if has_left else best.state,
+            max(vouch.expires for vouch in vouches.values()),
+        )
 
     def _is_leaving(self, proxy_id: str) -> bool:
-        best = self._best(proxy_id)
-        left = self._left.get(proxy_id)
-        if best is None:
-            return left is not None
-        if best.advert.state == DRAINING:
-            return True
-        return left is not None and left.generation >= best.advert.generation
+        known = self._all_known().get(proxy_id)
+        return proxy_id in self._left if known is None else known.state == DRAINING

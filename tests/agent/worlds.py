@@ -93,6 +93,12 @@ class World:
         self._tell_all()
         return proxy
 
+    def restart_proxy(self, proxy: FakeProxy) -> None:
+        """One that was down is up again, as it says itself."""
+        self.proxies[proxy.id] = proxy
+        self.stale.pop(proxy.id, None)
+        self._tell_all()
+
     def kill_proxy(self, proxy_id: str, *, vouched_for: float = TTL) -> None:
         """One is gone at once; the others go on vouching for it for a while."""
         proxy = self.proxies.pop(proxy_id)
@@ -204,8 +210,8 @@ class World:
         self.replan()
 
     def _forget(self, proxy_id: str) -> None:
-        del self.stale[proxy_id]
-        self._tell_all()
+        if self.stale.pop(proxy_id, None) is not None:
+            self._tell_all()
 
     def _end(self, dial: Dial) -> None:
         self.open.pop(dial.number, None)
