@@ -20,6 +20,7 @@ from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.channel_limits import ChannelLimits
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.trust.identity import Identity
+from rtunnel.trust.login_proof import LoginProof
 from rtunnel.wire.data_types import Reader, text, uint32
 from rtunnel.wire.numbers import MSG_DISCONNECT, MSG_UNIMPLEMENTED
 
@@ -266,6 +267,7 @@ class MemoryTransport:
         self.clock = clock
         self.capacity = capacity
         self.identity = identity
+        self.login_proof: LoginProof | None = None
         self.is_writable = True
         self.last_received = clock.seconds()
         self.close_reason = ""

@@ -9,6 +9,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from rtunnel.trust.identity import Identity
+from rtunnel.trust.login_proof import LoginProof
 
 if TYPE_CHECKING:
     from rtunnel.ssh.channel import Channel
@@ -74,6 +75,10 @@ class PacketTransport(Protocol):
     @property
     def identity(self) -> Identity | None:
         """Who logged in, at a server."""
+
+    @property
+    def login_proof(self) -> LoginProof | None:
+        """What they proved it with, at a server."""
 
     @property
     def close_reason(self) -> str:

@@ -30,6 +30,7 @@ from rtunnel.ssh.packet_transport import PacketTransport
 from rtunnel.ssh.userauth import USERAUTH_SERVICE, LoginRules, UserAuthServer
 from rtunnel.ssh.userauth_client import Credentials, UserAuthClient
 from rtunnel.trust.identity import Identity
+from rtunnel.trust.login_proof import LoginProof
 from rtunnel.wire.algorithms import Algorithms
 from rtunnel.wire.certificate import Certificate
 from rtunnel.wire.data_types import Reader, string
@@ -51,7 +52,8 @@ _MAX_SERVICE_NAME = 64
 class ServerTransport(PacketTransport, SSHServerTransport):
     """The server's end.
 
-    ``identity`` is who logged in, None until then; it never changes.
+    ``identity`` is who logged in, None until then; it never changes. ``login_proof`` is
+    what it was proven with.
 
     :param host_keys: what to prove ourselves with, kept for the connection's life.
     :param rules: how to decide on logins.
@@ -78,6 +80,7 @@ class ServerTransport(PacketTransport, SSHServerTransport):
             self.make_exchange_context(), host_keys
         )
         self.identity: Identity | None = None
+        self.login_proof: LoginProof | None = None
         self._rules = rules
         self._admission = admission
         self._log_rate = log_rate
@@ -122,9 +125,12 @@ class ServerTransport(PacketTransport, SSHServerTransport):
         self.sendPacket(MSG_SERVICE_ACCEPT, string(name))
         self.setService(UserAuthServer(self._rules))
 
-    def login_succeeded(self, identity: Identity, service: SSHService) -> None:
+    def login_succeeded(
+        self, identity: Identity, service: SSHService, proof: LoginProof
+    ) -> None:
         """Tell the client, and run ``service`` for the rest of the connection."""
         self.identity = identity
+        self.login_proof = proof
         self.sendPacket(MSG_USERAUTH_SUCCESS, b"")
         self._leave()
         self.start_service(service)
@@ -171,6 +177,7 @@ class ClientTransport(PacketTransport, SSHClientTransport):
         )
         # Who we are is for the server to say.
         self.identity: Identity | None = None
+        self.login_proof: LoginProof | None = None
         self.server_sig_algs: tuple[bytes, ...] | None = None
         self.ready: Deferred[Connection] = Deferred(self._ready_cancelled)
         self._credentials = credentials

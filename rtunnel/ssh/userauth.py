@@ -22,6 +22,13 @@ from rtunnel.errors import (
 )
 from rtunnel.naming import printable
 from rtunnel.trust.identity import Identity
+from rtunnel.trust.login_proof import (
+    CONNECTION_SERVICE,
+    MAX_USERNAME_LENGTH,
+    PUBLICKEY,
+    LoginProof,
+    signed_data,
+)
 from rtunnel.wire.algorithms import MAX_SIGNATURE_LENGTH
 from rtunnel.wire.certificate import MAX_CERTIFICATE_LENGTH, parse_public_key
 from rtunnel.wire.data_types import Reader, boolean, name_list, string
@@ -35,11 +42,6 @@ if TYPE_CHECKING:
     from rtunnel.ssh.transport import ServerTransport
 
 USERAUTH_SERVICE = b"ssh-userauth"
-CONNECTION_SERVICE = b"ssh-connection"
-PUBLICKEY = b"publickey"
-
-#: Bytes in a login name; it is no identity, only something to log.
-MAX_USERNAME_LENGTH = 1024
 
 _MAX_NAME_LENGTH = 64
 
@@ -108,24 +110,6 @@ class PublicKeyRequest:
         return cls(username, service, algorithm, blob, signature)
 
 
-def signed_data(
-    session_id: bytes, username: bytes, service: bytes, algorithm: bytes, blob: bytes
-) -> bytes:
-    """What the signature of a ``publickey`` request is made over (RFC 4252, 7)."""
-    return b"".join(
-        [
-            string(session_id),
-            bytes((MSG_USERAUTH_REQUEST,)),
-            string(username),
-            string(service),
-            string(PUBLICKEY),
-            boolean(True),
-            string(algorithm),
-            string(blob),
-        ]
-    )
-
-
 class UserAuthServer(SSHService):
     """The service ``ssh-userauth`` at a server.
 
@@ -177,7 +161,7 @@ class UserAuthServer(SSHService):
                 MSG_USERAUTH_PK_OK, string(request.algorithm) + string(request.blob)
             )
             return
-        self._accepted(identity)
+        self._accepted(identity, request)
 
     def _identify(self, request: PublicKeyRequest) -> Identity:
         """Who that is, and proven if there is a signature."""
@@ -205,11 +189,19 @@ class UserAuthServer(SSHService):
                 raise AuthenticationRefused("the signature is wrong")
         return identity
 
-    def _accepted(self, identity: Identity) -> None:
+    def _accepted(self, identity: Identity, request: PublicKeyRequest) -> None:
+        assert request.signature is not None
+        proof = LoginProof(
+            request.username,
+            self.transport.session_id,
+            request.algorithm,
+            request.blob,
+            request.signature,
+        )
         service = self._rules.make_service(identity)
         if self._rules.events is not None:
             self._rules.events.login_accepted(identity, self.transport.peer_address)
-        self.transport.login_succeeded(identity, service)
+        self.transport.login_succeeded(identity, service, proof)
 
     def _refused(self, request: PublicKeyRequest, reason: str) -> None:
         address = self.transport.peer_address

@@ -14,12 +14,8 @@ from twisted.logger import Logger
 
 from rtunnel.errors import AuthenticationFailed, ProtocolError
 from rtunnel.naming import printable
-from rtunnel.ssh.userauth import (
-    CONNECTION_SERVICE,
-    PUBLICKEY,
-    USERAUTH_SERVICE,
-    signed_data,
-)
+from rtunnel.ssh.userauth import USERAUTH_SERVICE
+from rtunnel.trust.login_proof import CONNECTION_SERVICE, PUBLICKEY, signed_data
 from rtunnel.wire.algorithms import USER_KEY_ALGORITHMS, signature_algorithm
 from rtunnel.wire.certificate import CERTIFICATE_ALGORITHMS, Certificate
 from rtunnel.wire.data_types import Reader, boolean, string

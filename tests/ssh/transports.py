@@ -21,13 +21,10 @@ from rtunnel.ssh.host_key import HostKey
 from rtunnel.ssh.limits import DEFAULT_LIMITS, TransportLimits
 from rtunnel.ssh.log_rate import LogRate
 from rtunnel.ssh.transport import ClientTransport, ServerTransport
-from rtunnel.ssh.userauth import (
-    CONNECTION_SERVICE,
-    LoginRules,
-    signed_data,
-)
+from rtunnel.ssh.userauth import LoginRules
 from rtunnel.ssh.userauth_client import Credentials
 from rtunnel.trust.identity import Identity, UserIdentity
+from rtunnel.trust.login_proof import CONNECTION_SERVICE, signed_data
 from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, Algorithms, signature_algorithm
 from rtunnel.wire.certificate import Certificate, parse_public_key
 from rtunnel.wire.data_types import Reader, boolean, string
