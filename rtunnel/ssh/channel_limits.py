@@ -37,7 +37,7 @@ class ChannelLimits:
     initial_window: int = 256 * KIB
     window_budget: int = 32 * MIB
     max_packet: int = 32 * KIB
-    queue: int = 64 * KIB
+    queue: int = 16 * KIB
     channels: int = 1000
     pending_opens: int = 128
     opens_per_second: float = 1000.0
