@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 from typing import Any
 
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
+
+_IP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 def peer_address(transport: Any) -> str:
@@ -39,12 +42,16 @@ def tune_socket(transport: Any, user_timeout: float) -> None:
     :param user_timeout: seconds that sent data may stay unacknowledged (RFC 5482); 0
         for the system's own.
     """
-    set_no_delay = getattr(transport, "setTcpNoDelay", None)
-    if set_no_delay is None:
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    get_handle = getattr(transport, "getHandle", None)
+    handle = get_handle() if get_handle is not None else None
+    if not isinstance(handle, socket.socket) or handle.family not in _IP_FAMILIES:
         return
-    set_no_delay(True)
-    transport.setTcpKeepAlive(True)
-    option = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if option is not None and user_timeout:
-        milliseconds = int(user_timeout * 1000)
-        transport.getHandle().setsockopt(socket.IPPROTO_TCP, option, milliseconds)
+    # A peer that is gone already is noticed soon enough by other means.
+    with contextlib.suppress(OSError):
+        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        option = getattr(socket, "TCP_USER_TIMEOUT", None)
+        if option is not None and user_timeout:
+            handle.setsockopt(socket.IPPROTO_TCP, option, int(user_timeout * 1000))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.protocol import Protocol
@@ -15,21 +15,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtunnel.ssh.peer_socket import is_proxied, peer_address, tune_socket
 
 
-class TunedTransport(StringTransport):
+class SocketTransport(StringTransport):
     """Has a real socket to set options on."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: int) -> None:
         super().__init__()
-        self.socket = socket.socket()
-        self.no_delay = self.keep_alive = False
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        """Keep it."""
-        self.no_delay = enabled
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        """Keep it."""
-        self.keep_alive = enabled
+        self.socket = socket.socket(family)
 
     def getHandle(self) -> socket.socket:
         """The socket."""
@@ -70,17 +61,27 @@ class PeerSocketTests(SynchronousTestCase):
         self.assertTrue(is_proxied(wrapped(TLSMemoryBIOProtocol, proxied)))
 
     def test_small_packets_go_at_once_and_the_dead_are_noticed(self) -> None:
-        """TCP_NODELAY, keepalive, and TCP_USER_TIMEOUT in milliseconds."""
-        transport = TunedTransport()
-        self.addCleanup(transport.socket.close)
-        tune_socket(transport, 20)
-        self.assertTrue(transport.no_delay and transport.keep_alive)
-        option = getattr(socket, "TCP_USER_TIMEOUT", None)
-        if option is not None:
-            self.assertEqual(
-                transport.socket.getsockopt(socket.IPPROTO_TCP, option), 20_000
-            )
+        """TCP_NODELAY, keepalive, and TCP_USER_TIMEOUT, also below a wrapper."""
+        for wraps in (False, True):
+            transport = SocketTransport(socket.AF_INET)
+            self.addCleanup(transport.socket.close)
+            outer: Any = transport
+            if wraps:
+                outer = ProtocolWrapper(cast(Any, WrappingFactory(None)), Protocol())
+                outer.transport = transport
+            tune_socket(outer, 20)
+            get = transport.socket.getsockopt
+            self.assertTrue(get(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            self.assertTrue(get(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+            option = getattr(socket, "TCP_USER_TIMEOUT", None)
+            if option is not None:
+                self.assertEqual(get(socket.IPPROTO_TCP, option), 20_000)
 
     def test_what_is_not_tcp_is_left_alone(self) -> None:
-        """A UNIX socket, or a test."""
-        tune_socket(StringTransport(), 20)
+        """A UNIX socket, a socket that is closed, or none at all."""
+        local = SocketTransport(socket.AF_UNIX)
+        self.addCleanup(local.socket.close)
+        closed = SocketTransport(socket.AF_INET)
+        closed.socket.close()
+        for transport in (local, closed, StringTransport()):
+            tune_socket(transport, 20)
