@@ -189,7 +189,7 @@ class World:
     def _serve(self, dial: Dial, proxy_id: str) -> None:
         if dial.number in self.open:
             self.pool.in_service(dial, self.clock.seconds())
-            self._tell(dial)
+            self._tell_again(dial)
 
     def _tell(self, dial: Dial) -> None:
         if dial.number not in self.open:
@@ -200,8 +200,12 @@ class World:
         )
         request = DiscoveryRequest(adverts[:64], RESEND)
         self.pool.learn(dial, request, self.clock.seconds())
-        self.clock.callLater(RESEND, self._tell, dial)
         self.replan()
+
+    def _tell_again(self, dial: Dial) -> None:
+        if dial.number in self.open:
+            self._tell(dial)
+            self.clock.callLater(RESEND, self._tell_again, dial)
 
     def _tell_all(self) -> None:
         for dial, proxy_id in list(self.open.values()):
