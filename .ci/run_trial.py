@@ -1,32 +1,68 @@
-"""Run trial over all of ``tests/`` but ``tests/interop``, or over what is asked for.
+"""Run trial over a group of our tests, or over what is asked for.
 
-trial cannot leave a package out, and a list kept by hand would one day miss a new one.
-Options and test names are those of trial.
+    python .ci/run_trial.py unit|interop [TRIAL OPTION ...] [TEST ...]
+
+Modules are looked for, not listed: trial cannot leave a package out, and a list kept by
+hand would one day miss a new one.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from twisted.scripts.trial import run
+INTEROP = Path("tests/interop")
+#: These mostly wait, for a minute's end or for a silence to be noticed, so they wait
+#: side by side, the longest first.
+WAITING = [
+    INTEROP / "test_slow_reader.py",
+    INTEROP / "test_pinned_balancer.py",
+    INTEROP / "test_failures.py",
+]
 
-TESTS = Path("tests")
+
+def unit_tests() -> list[str]:
+    """Name everything but ``tests/interop``."""
+    packages = [path.parent for path in Path("tests").glob("*/__init__.py")]
+    found = [path for path in packages if path != INTEROP]
+    return sorted(map(str, [*found, *Path("tests").glob("test_*.py")]))
 
 
-def main() -> None:
-    """Hand trial its arguments, with our tests where none are named."""
-    # `python FILE` puts the directory of FILE first, `python -m` the current one.
-    sys.path[0] = str(Path.cwd())
-    if not any(not argument.startswith("-") for argument in sys.argv[1:]):
-        sys.argv += sorted(
-            str(path)
-            for path in TESTS.iterdir()
-            if (path / "__init__.py").exists() and path.name != "interop"
-        )
-        sys.argv += sorted(str(path) for path in TESTS.glob("test_*.py"))
-    run()
+def interop_tests() -> list[str]:
+    """Name the modules of ``tests/interop`` that want the machine for themselves."""
+    return sorted(map(str, set(INTEROP.glob("test_*.py")) - set(WAITING)))
+
+
+def waiting_tests() -> list[str]:
+    """Name the others."""
+    return [str(path) for path in WAITING]
+
+
+#: For each group, what runs one after the other: tests, and how many at once.
+GROUPS: dict[str, list[tuple[Callable[[], list[str]], int]]] = {
+    "unit": [(unit_tests, 2)],
+    "interop": [(waiting_tests, 4), (interop_tests, 1)],
+}
+
+
+def trial(arguments: list[str]) -> int:
+    """Run trial once and return its exit code."""
+    command = [sys.executable, "-Wall", "-b", "-m", "twisted.trial", *arguments]
+    return subprocess.call(command)
+
+
+def main(group: str, *arguments: str) -> int:
+    """Run a group, or only the tests that are named; return 0 if all passed."""
+    if any(not argument.startswith("-") for argument in arguments):
+        return trial([*arguments])
+    codes = []
+    for tests, at_once in GROUPS[group]:
+        jobs = [f"-j{at_once}"] if at_once > 1 else []
+        codes.append(trial([*jobs, *arguments, *tests()]))
+    return max(codes)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(*sys.argv[1:]))

@@ -14,11 +14,13 @@ from pathlib import Path
 from tests.interop.processes import (
     LOOPBACK,
     accepts,
-    environment,
     free_port,
     wait_until,
 )
 from tests.interop.sharing import DeploymentTestCase
+
+#: Open at once through one login.
+CONNECTIONS = 40
 
 
 class ClientPrograms(DeploymentTestCase):
@@ -137,24 +139,30 @@ class ClientPrograms(DeploymentTestCase):
         self.assertEqual((done.returncode, done.stdout), (0, b"hi"), done.stderr)
 
     def test_one_login_carries_many_connections(self) -> None:
-        """ControlMaster: forty commands at once over one connection to the target."""
+        """ControlMaster: forty targets at once over one connection to a proxy."""
         path = self.deployment.directory / "control"
-        ssh = self.deployment.ssh
+        ssh, echo = self.deployment.ssh, self.deployment.target("echo")
         options = ("-o", f"ControlPath={path}")
-        master = ssh.start("-M", "-N", *options, "web1.b")
+        master = ssh.start("-M", "-N", *options, "lb")
         self.addCleanup(master.wait)
         self.addCleanup(master.kill)
         wait_until(path.exists, 10, "ControlMaster")
         running = [
-            subprocess.Popen(
-                ssh.command("ssh", *options, "web1.b", f"echo {number}"),
+            ssh.start(
+                *(*options, "-W", f"web1.b:{echo}", "lb"),
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=environment(),
             )
-            for number in range(40)
+            for _ in range(CONNECTIONS)
         ]
-        printed = [process.communicate(timeout=30)[0] for process in running]
-        self.assertEqual(printed, [b"%d\n" % number for number in range(40)])
+        # All are open before the first one ends.
+        for number, process in enumerate(running):
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(b"%d\n" % number)
+            process.stdin.flush()
+            self.assertEqual(process.stdout.readline(), b"%d\n" % number)
+        for process in running:
+            self.assertEqual(process.communicate(timeout=10)[0], b"")
 
 
 def _ask(address: tuple[str, int], word: bytes) -> bytes:

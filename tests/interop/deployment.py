@@ -270,7 +270,9 @@ class Deployment:
 
     def tails(self) -> str:
         """Return the end of each log, for failures."""
-        return "\n".join(process.tail() for process in self._processes())
+        # A program that was started again goes on in the same log.
+        last = {process.log: process for process in self._processes()}
+        return "\n".join(process.tail() for process in last.values())
 
     def _processes(self) -> list[Process]:
         programs: list[Program] = [

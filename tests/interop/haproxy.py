@@ -17,6 +17,8 @@ global
     stats socket {directory}/haproxy.sock mode 600 level admin
 defaults
     mode tcp
+    retries 2
+    option redispatch 1
     timeout connect 2s
     timeout client 1h
     timeout server 1h

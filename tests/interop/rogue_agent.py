@@ -1,9 +1,9 @@
 """An agent that says what it is told to, as a program.
 
-``rogue_agent.py HOST PORT STATE JSON``: logs in with the agent certificate in STATE,
-opens ``control@rtunnel`` and sends the channel requests in JSON, a list of pairs of
-name and payload, one after the other. It prints what becomes of each, one line each,
-and ends when the proxy hangs up or one second after the last answer.
+``rogue_agent.py HOST PORT STATE SCRIPT``: logs in with the agent certificate in STATE,
+opens ``control@rtunnel`` and sends the channel requests in the file SCRIPT, a JSON list
+of pairs of name and payload. It prints what becomes of each, one line each, and ends
+when the proxy hangs up or one second after the last answer.
 """
 
 from __future__ import annotations
@@ -92,11 +92,12 @@ async def misbehave(
 
 def main() -> None:
     """Run it with the arguments of the command line."""
-    host, port, state, requests = sys.argv[1:]
+    host, port, state, script = sys.argv[1:]
+    requests = json.loads(Path(script).read_text())
 
     def start(reactor: IReactorTime) -> Deferred[None]:
         return Deferred.fromCoroutine(
-            misbehave(reactor, host, int(port), Path(state), json.loads(requests))
+            misbehave(reactor, host, int(port), Path(state), requests)
         )
 
     react(start)

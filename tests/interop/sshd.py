@@ -48,7 +48,8 @@ class Sshd:
         self.port = free_port()
         self.user = getpass.getuser()
         self.host_key = make_key(directory / "host_key")
-        (directory / "authorized_keys").write_text(authorized + "\n")
+        self._authorized = directory / "authorized_keys"
+        self.authorize(authorized)
         config = directory / "sshd_config"
         config.write_text(
             _CONFIG.format(
@@ -66,6 +67,14 @@ class Sshd:
             namespace=namespace,
         )
         self.process.wait_for_port(self.port)
+
+    def authorize(self, line: str) -> None:
+        """Let one more key in.
+
+        :param line: the public key line.
+        """
+        with self._authorized.open("a") as file:
+            file.write(line.strip() + "\n")
 
 
 def _account_is_locked(user: str) -> bool:

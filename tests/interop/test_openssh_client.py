@@ -87,6 +87,7 @@ class TwoProxiesTests(client_programs.ClientPrograms):
         hosts, _, authority = self.deployment.ssh_config().partition("@cert-authority")
         ssh.use_hosts(hosts)
         sshd = self.deployment.sshd
+        sshd.authorize((ssh.directory / "id.pub").read_text())
         (ssh.directory / "known_hosts").write_text(
             f"@cert-authority{authority}[web1.b]:{sshd.port} {sshd.host_key}\n"
         )

@@ -17,11 +17,10 @@ GROWTH = 16 * 1024 * 1024
 class SlowReaderTests(DeploymentTestCase):
     """ssh -W sends all it can to a target that has accepted and never reads."""
 
-    layout = Layout(proxies=1)
-
     def test_memory_of_proxy_and_agent_stays(self) -> None:
         """After 60 s neither has grown by 16 MiB, and others still get through."""
-        deployment = self.deployment
+        deployment = self.deploy(Layout(proxies=1))
+        deployment.wait_tunnels()
         programs = (*deployment.proxies, *deployment.agents)
         port = deployment.target("silent")
         deployment.ssh.output("web1.b", "true")
