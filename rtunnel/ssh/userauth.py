@@ -56,7 +56,10 @@ class LoginEvents(Protocol):
         """
 
     def login_refused(self, address: str, username: str, reason: str) -> None:
-        """A key or certificate was refused, be it shown or proven.
+        """A key or certificate was refused.
+
+        A stock client shows its plain keys before its certificate. A key that was
+        only shown counts as refused when the connection ends without a login.
 
         :param username: the login name that the peer gave, made printable.
         :param reason: one sentence, for our own eyes.
@@ -129,6 +132,14 @@ class UserAuthServer(SSHService):
         self._rules = rules
         self._attempts = 0
         self._promised: tuple[bytes, bytes] | None = None
+        # Refusals of keys that were shown only: none of them, if another one is taken.
+        self._shown_in_vain: list[tuple[str, str]] = []
+
+    def serviceStopped(self) -> None:
+        """Somebody has logged in, or the connection is gone."""
+        refusals, self._shown_in_vain = self._shown_in_vain, []
+        for username, reason in refusals:
+            self._tell_refused(username, reason)
 
     def packetReceived(self, messageNum: int, packet: bytes) -> None:
         """Take a message of the authentication protocol, numbers 50 to 79."""
@@ -199,13 +210,21 @@ class UserAuthServer(SSHService):
             request.signature,
         )
         service = self._rules.make_service(identity)
+        self._shown_in_vain.clear()
         if self._rules.events is not None:
             self._rules.events.login_accepted(identity, self.transport.peer_address)
         self.transport.login_succeeded(identity, service, proof)
 
     def _refused(self, request: PublicKeyRequest, reason: str) -> None:
-        address = self.transport.peer_address
         username = printable(request.username)
+        if request.signature is None:
+            self._shown_in_vain.append((username, reason))
+        else:
+            self._tell_refused(username, reason)
+        self._send_failure()
+
+    def _tell_refused(self, username: str, reason: str) -> None:
+        address = self.transport.peer_address
         if self.transport.may_log():
             self._log.info(
                 "login of {username} from {address} refused: {reason}",
@@ -215,7 +234,6 @@ class UserAuthServer(SSHService):
             )
         if self._rules.events is not None:
             self._rules.events.login_refused(address, username, reason)
-        self._send_failure()
 
     def _count_attempt(self) -> None:
         self._attempts += 1
