@@ -301,6 +301,9 @@ class MemoryTransport:
             self._put(MSG_DISCONNECT, uint32(reason_code) + text(description))
             self.close_reason = description or "closed"
 
+    def set_tcp_user_timeout(self, seconds: float) -> None:
+        """There is no TCP here."""
+
     def sendUnimplemented(self) -> None:
         """Tell the other end that a message is unknown."""
         self.sendPacket(MSG_UNIMPLEMENTED, b"")

@@ -312,6 +312,9 @@ class Tunnel:
 
     def _logged_in(self, connection: Connection) -> None:
         self._connection = connection
+        connection.expect_peer_to_read(
+            self._heartbeat.heartbeat * (self._heartbeat.missed + 1)
+        )
         self._life.authenticated()
 
     async def _greet(self) -> None:

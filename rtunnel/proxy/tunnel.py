@@ -139,6 +139,9 @@ ConnectionHandler`.
     def connection_started(self, connection: Connection) -> None:
         """The agent has logged in; it now has :data:`HELLO_DEADLINE` to greet."""
         self._connection = connection
+        connection.expect_peer_to_read(
+            self._liveness.interval * (self._liveness.missed + 1)
+        )
         self._hello_timer = self._clock.callLater(HELLO_DEADLINE, self._no_hello)
 
     def _no_hello(self) -> None:

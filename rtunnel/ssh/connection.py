@@ -184,6 +184,14 @@ class Connection(SSHService):
         self.send(MSG_GLOBAL_REQUEST, payload)
         return answer
 
+    def expect_peer_to_read(self, seconds: float) -> None:
+        """Have TCP give up a peer that takes no data for so long.
+
+        For peers that always read: our own programs. A person's ``ssh`` may be
+        suspended for hours.
+        """
+        self.transport.set_tcp_user_timeout(seconds)
+
     def close(
         self, text: str = "", reason_code: int = DISCONNECT_BY_APPLICATION
     ) -> None:

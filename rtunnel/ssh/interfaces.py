@@ -90,5 +90,8 @@ class PacketTransport(Protocol):
     def disconnect(self, reason_code: int, description: str) -> None:
         """Send SSH_MSG_DISCONNECT and hang up."""
 
+    def set_tcp_user_timeout(self, seconds: float) -> None:
+        """How long TCP may wait for the peer to take data; 0 for the system's own."""
+
     def sendUnimplemented(self) -> None:
         """Send SSH_MSG_UNIMPLEMENTED for the message just received."""

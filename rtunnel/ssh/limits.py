@@ -43,7 +43,8 @@ class TransportLimits:
     :param unimplemented: messages that we do not know, between two key exchanges.
     :param abort_after: seconds from our DISCONNECT until the TCP connection is cut.
     :param tcp_user_timeout: seconds that sent data may stay unacknowledged before TCP
-        gives up (RFC 5482); 0 for the system's own.
+        gives up (RFC 5482), until the peer has logged in; after that it is for the
+        connection's owner to say. 0 for the system's own.
     """
 
     login_grace: float = 20.0

@@ -27,7 +27,12 @@ from rtunnel.naming import printable
 from rtunnel.ssh.exchanges import ExchangeContext, KeyExchanges
 from rtunnel.ssh.limits import TransportLimits
 from rtunnel.ssh.packet_output import PacketOutput
-from rtunnel.ssh.peer_socket import is_proxied, peer_address, tune_socket
+from rtunnel.ssh.peer_socket import (
+    is_proxied,
+    peer_address,
+    set_user_timeout,
+    tune_socket,
+)
 from rtunnel.wire import data_types
 from rtunnel.wire.algorithms import Algorithms
 from rtunnel.wire.data_types import Reader, string, uint32
@@ -473,7 +478,12 @@ class PacketTransport(SSHTransportBase):
         self._running = not self.exchanges.peer_is_bound
         self._deliver = service.packetReceived
         self._opener.limit = self.limits.max_packet
+        self.set_tcp_user_timeout(0)
         self.setService(service)
+
+    def set_tcp_user_timeout(self, seconds: float) -> None:
+        """See :func:`~rtunnel.ssh.peer_socket.set_user_timeout`."""
+        set_user_timeout(self.transport, seconds)
 
     def isEncrypted(self, direction: str = "out") -> bool:
         """Conch asks whether keys are in use."""

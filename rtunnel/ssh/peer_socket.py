@@ -12,6 +12,9 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 _IP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
+#: TCP keepalive: an idle peer that vanished is gone after 2 minutes (60 + 4 x 15 s).
+_KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+
 
 def peer_address(transport: Any) -> str:
     """The peer's IP address, an IPv4 one never in IPv6 form; empty if it has none."""
@@ -39,19 +42,42 @@ def is_proxied(transport: Any) -> bool:
 def tune_socket(transport: Any, user_timeout: float) -> None:
     """Send small packets at once, and notice a peer that has gone.
 
-    :param user_timeout: seconds that sent data may stay unacknowledged (RFC 5482); 0
-        for the system's own.
+    :param user_timeout: see :func:`set_user_timeout`.
     """
-    while isinstance(transport, ProtocolWrapper):
-        transport = transport.transport
-    get_handle = getattr(transport, "getHandle", None)
-    handle = get_handle() if get_handle is not None else None
-    if not isinstance(handle, socket.socket) or handle.family not in _IP_FAMILIES:
+    handle = _tcp_socket(transport)
+    if handle is None:
         return
     # A peer that is gone already is noticed soon enough by other means.
     with contextlib.suppress(OSError):
         handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        option = getattr(socket, "TCP_USER_TIMEOUT", None)
-        if option is not None and user_timeout:
-            handle.setsockopt(socket.IPPROTO_TCP, option, int(user_timeout * 1000))
+        for name, value in _KEEPALIVE:
+            option = getattr(socket, name, None)
+            if option is not None:
+                handle.setsockopt(socket.IPPROTO_TCP, option, value)
+    set_user_timeout(transport, user_timeout)
+
+
+def set_user_timeout(transport: Any, seconds: float) -> None:
+    """How long sent data may stay unacknowledged before TCP gives up (RFC 5482).
+
+    A peer that is there and does not read counts as gone, too, so this is for peers
+    that always read: our own programs, not a person's ``ssh`` that may be suspended.
+
+    :param seconds: 0 for the system's own.
+    """
+    handle = _tcp_socket(transport)
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if handle is not None and option is not None:
+        with contextlib.suppress(OSError):
+            handle.setsockopt(socket.IPPROTO_TCP, option, int(seconds * 1000))
+
+
+def _tcp_socket(transport: Any) -> socket.socket | None:
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    get_handle = getattr(transport, "getHandle", None)
+    handle = get_handle() if get_handle is not None else None
+    if isinstance(handle, socket.socket) and handle.family in _IP_FAMILIES:
+        return handle
+    return None

@@ -12,7 +12,12 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtunnel.ssh.peer_socket import is_proxied, peer_address, tune_socket
+from rtunnel.ssh.peer_socket import (
+    is_proxied,
+    peer_address,
+    set_user_timeout,
+    tune_socket,
+)
 
 
 class SocketTransport(StringTransport):
@@ -76,6 +81,8 @@ class PeerSocketTests(SynchronousTestCase):
             option = getattr(socket, "TCP_USER_TIMEOUT", None)
             if option is not None:
                 self.assertEqual(get(socket.IPPROTO_TCP, option), 20_000)
+                set_user_timeout(outer, 0)
+                self.assertEqual(get(socket.IPPROTO_TCP, option), 0)
 
     def test_what_is_not_tcp_is_left_alone(self) -> None:
         """A UNIX socket, a socket that is closed, or none at all."""
