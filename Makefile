@@ -1,6 +1,7 @@
 # make demo   two proxies, an agent and a target on this machine, reached by `ssh -J`
 # make test   everything that CI runs
 # make lint   style and types only
+# make bench  how fast, beside OpenSSH and asyncssh; bench-quick takes two minutes
 
 # The first Python that is new enough; PYTHON=... chooses another.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 PYENV_BINS = $(shell pyenv versions --bare 2>/dev/null | grep '^3\.1[123]\.' \
 	| sed "s|.*|:$$(pyenv root)/versions/&/bin|" | tr -d '\n')
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench bench-quick clean
 
 demo: $(BIN)/python
 	@$(BIN)/python -m pip install --quiet .
@@ -28,6 +29,11 @@ test: $(BIN)/tox
 
 lint: $(BIN)/tox
 	@$(BIN)/tox run -q -e lint,mypy
+
+bench bench-quick: $(BIN)/python
+	@$(BIN)/python -m pip install --quiet . -r benchmarks/requirements.txt
+	@$(BIN)/python -m benchmarks $(if $(filter bench-quick,$@),--quick) \
+		--json build/bench.json --plots build/bench
 
 $(BIN)/tox: $(BIN)/python
 	@$(BIN)/python -m pip install --quiet 'tox>=4.11'

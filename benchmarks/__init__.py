@@ -1,0 +1,1 @@
+"""How fast, beside OpenSSH and asyncssh in the same run: ``make bench``."""

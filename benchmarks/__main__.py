@@ -1,0 +1,143 @@
+"""Run the benchmarks: ``python -m benchmarks [--quick] [--json FILE] [--plots DIR]``.
+
+Every system is started first; then each measure takes its turns, A B C, C B A, so that
+what else the machine does meanwhile falls on all of them. What counts is the ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.measures.idle_memory import CHANNELS, TUNNELS
+from benchmarks.measures.interface import QUICK, Measure, Scale
+from benchmarks.measures.logins import HANDSHAKES, JUMP_LOGIN, STORM
+from benchmarks.measures.opens import opens
+from benchmarks.measures.round_trips import busy, idle
+from benchmarks.measures.throughput import throughput
+from benchmarks.place import Place
+from benchmarks.plots import draw
+from benchmarks.systems.asyncssh import AsyncSSH
+from benchmarks.systems.interface import System
+from benchmarks.systems.openssh import OpenSSH
+from benchmarks.systems.ours import Ours
+
+Series = dict[str, dict[str, dict[str, list[float]]]]
+
+#: Rounds that may fail before a system is left out of a measure.
+MAX_FAILURES = 2
+
+
+def all_measures() -> Iterator[Measure]:
+    """In the order in which they are taken.
+
+    Memory comes first: what a process has freed after other measures hides growth.
+    """
+    yield TUNNELS
+    yield CHANNELS
+    for streams in (1, 10):
+        for direction in ("up", "down"):
+            yield throughput("tunnel", direction, streams)
+    for shape in ("relay", "jump"):
+        for direction in ("up", "down"):
+            yield throughput(shape, direction, 1)
+    for shape in ("tunnel", "relay", "jump"):
+        yield idle(shape)
+    yield busy("tunnel")
+    for at_once in (1, 10):
+        yield opens("tunnel", at_once)
+    yield HANDSHAKES
+    yield STORM
+    yield JUMP_LOGIN
+
+
+def takes_part(system: System, measure: Measure) -> bool:
+    """Whether a system has what a measure needs."""
+    if measure.shape == "ours":
+        return isinstance(system, Ours)
+    return not measure.shape or measure.shape in system.ways
+
+
+def take_turns(
+    measure: Measure, systems: list[System], scale: Scale, place: Place, series: Series
+) -> None:
+    """All rounds of one measure."""
+    taking_part = [each for each in systems if takes_part(each, measure)]
+    failures = dict.fromkeys((each.name for each in taking_part), 0)
+    first = -1 if measure.warm_up else 0
+    for number in range(first, measure.rounds(scale)):
+        for system in taking_part if number % 2 == 0 else reversed(taking_part):
+            if failures[system.name] >= MAX_FAILURES:
+                continue
+            try:
+                values = measure.run(system, scale, place)
+            except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+                failures[system.name] += 1
+                print(f"{measure.name}, {system.name}: {error}", file=sys.stderr)
+                continue
+            if number >= 0:
+                quantities = series.setdefault(measure.name, {})
+                own = quantities.setdefault(system.name, {})
+                for quantity, value in values.items():
+                    own.setdefault(quantity, []).append(value)
+
+
+def about_machine() -> dict[str, object]:
+    """What the figures were taken on, with no names."""
+    ssh = subprocess.run(["ssh", "-V"], capture_output=True, text=True).stderr.strip()
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "kernel": platform.release().split("-")[0],
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "openssh": ssh,
+    }
+
+
+def main() -> None:
+    """Measure, print, write, draw."""
+    parser = argparse.ArgumentParser(prog="benchmarks")
+    parser.add_argument("--quick", action="store_true", help="less of everything")
+    parser.add_argument("--json", type=Path, help="write every figure to this file")
+    parser.add_argument("--plots", type=Path, help="draw SVG files in this directory")
+    parser.add_argument("--only", default="", help="measures whose names contain this")
+    parser.add_argument("--without", default="", help="systems to leave out")
+    options = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    scale = QUICK if options.quick else Scale()
+    kinds: tuple[type[System], ...] = (OpenSSH, AsyncSSH, Ours)
+    series: Series = {}
+    place = Place()
+    try:
+        systems: list[System] = [
+            kind(place) for kind in kinds if kind.name not in options.without.split(",")
+        ]
+        for measure in all_measures():
+            if options.only in measure.name:
+                begun = time.perf_counter()
+                take_turns(measure, systems, scale, place, series)
+                seconds = time.perf_counter() - begun
+                print(f"  {measure.name}: {seconds:.0f} s", file=sys.stderr)
+    finally:
+        place.close()
+    print(report.table(series))
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        document = {"machine": about_machine(), "quick": options.quick}
+        options.json.write_text(json.dumps(document | {"results": series}, indent=1))
+    if options.plots is not None:
+        draw(series, options.plots)
+
+
+if __name__ == "__main__":
+    main()

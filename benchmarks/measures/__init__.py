@@ -1,0 +1,1 @@
+"""One module per measure: what is done once, to one system, in one round."""
