@@ -40,11 +40,12 @@ Outcome = Literal["ok", "refused", "failed"]
 
 @attrs.frozen(kw_only=True)
 class LoginAccepted:
-    """A client or an agent has logged in.
+    """A client, an agent or another proxy has logged in.
 
     :param user: for a client, who it is; ``key_id`` is that of the certificate, or the
         fingerprint of a plain key.
     :param cluster: for an agent, the cluster it serves; ``agent`` is its instance id.
+        For another proxy, nothing but ``key_id``, which is its id.
     :param source: address it came from.
     """
 

@@ -1,4 +1,4 @@
-"""Everybody who has logged in at this proxy: agents' tunnels and clients.
+"""Everybody who has logged in at this proxy: agents' tunnels, clients and peers.
 
 One listener serves both; what a peer proved to be decides what it gets.
 """
@@ -22,12 +22,12 @@ from rtunnel.audit.events import (
 )
 from rtunnel.audit.log import AuditLog
 from rtunnel.discovery.messages import DiscoveryRequest
-from rtunnel.errors import AuthenticationRefused
 from rtunnel.naming import printable
 from rtunnel.proxy.announcement import RESEND, announce
 from rtunnel.proxy.client import Client
 from rtunnel.proxy.dispatch import Dispatcher
 from rtunnel.proxy.known_clusters import KnownClusters
+from rtunnel.proxy.peer import Peer
 from rtunnel.proxy.sites import Sites
 from rtunnel.proxy.status import status_document
 from rtunnel.proxy.tunnel import Tunnel
@@ -45,8 +45,9 @@ MEASURE_INTERVAL = 5.0
 
 
 class Accepted:
-    """The tunnels and clients of this proxy.
+    """The tunnels, clients and peers of this proxy.
 
+    :param identify: who the holder of a key or certificate is.
     :param policy: the rules in force now.
     :param new_id: makes connection ids.
     :param now: wall clock, seconds since the epoch.
@@ -62,6 +63,7 @@ class Accepted:
         known: KnownClusters,
         dispatcher: Dispatcher,
         policy: Callable[[], Policy],
+        identify: Callable[[bytes, bytes, str], Identity],
         audit: AuditLog,
         clock: IReactorTime,
         heartbeat: float,
@@ -74,6 +76,7 @@ class Accepted:
         self._known = known
         self._dispatcher = dispatcher
         self._policy = policy
+        self._identify = identify
         self._audit = audit
         self._clock = clock
         self._heartbeat = heartbeat
@@ -81,6 +84,7 @@ class Accepted:
         self._new_id = new_id
         self._now = now
         self._clients: set[Client] = set()
+        self._peers: set[Peer] = set()
         self._draining = False
         self._waiting_for_idle: list[Deferred[None]] = []
         self._waiting_for_end: list[Deferred[None]] = []
@@ -112,10 +116,7 @@ class Accepted:
     # What a login becomes.
 
     def make_handler(self, identity: Identity) -> ConnectionHandler:
-        """Serve whoever has logged in.
-
-        :raises AuthenticationRefused: for an identity that has no business here.
-        """
+        """Serve whoever has logged in."""
         if isinstance(identity, AgentIdentity):
             return Tunnel(
                 identity,
@@ -133,7 +134,18 @@ class Accepted:
                 self._clock,
                 self._membership.record.id,
             )
-        raise AuthenticationRefused("another proxy has no business on this listener")
+        own = self._membership.record
+        return Peer(
+            identity,
+            self,
+            self._dispatcher,
+            self._identify,
+            self._clock,
+            proxy_id=own.id,
+            proxy_name=own.name,
+            heartbeat=self._heartbeat,
+            missed=self._missed,
+        )
 
     def login_accepted(self, identity: Identity, address: str) -> None:
         """Audit a login (called by the SSH listener)."""
@@ -153,6 +165,14 @@ class Accepted:
                     proxy=self._membership.record.id,
                     user=identity.name,
                     key_id=identity.key_id,
+                )
+            )
+        else:
+            self.record(
+                LoginAccepted(
+                    source=address,
+                    proxy=self._membership.record.id,
+                    key_id=identity.proxy_id,
                 )
             )
 
@@ -240,7 +260,7 @@ class Accepted:
         )
         self._publish()
 
-    # ClientOwner
+    # ClientOwner and PeerOwner
 
     @property
     def draining(self) -> bool:
@@ -262,6 +282,15 @@ class Accepted:
     def client_ended(self, client: Client) -> None:
         """A client is gone."""
         self._clients.discard(client)
+        self._tell_if_ended()
+
+    def peer_started(self, peer: Peer) -> None:
+        """Another proxy has logged in."""
+        self._peers.add(peer)
+
+    def peer_ended(self, peer: Peer) -> None:
+        """Another proxy's connection is gone."""
+        self._peers.discard(peer)
         self._tell_if_ended()
 
     def connection_ended(self) -> None:
@@ -339,7 +368,10 @@ class Accepted:
     @property
     def open_connections(self) -> int:
         """Connections to targets that are open now."""
-        return sum(client.open_connections for client in self._clients)
+        return sum(each.open_connections for each in self._with_connections())
+
+    def _with_connections(self) -> tuple[Client | Peer, ...]:
+        return *self._clients, *self._peers
 
     def _waiting_for_idle_cancelled(self, waiting: Deferred[None]) -> None:
         if waiting in self._waiting_for_idle:
@@ -359,15 +391,17 @@ class Accepted:
         """
         ended: Deferred[None] = Deferred(lambda d: self._waiting_for_end.clear())
         self._waiting_for_end.append(ended)
-        for client in tuple(self._clients):
-            client.close("the proxy is shutting down")
+        for each in self._with_connections():
+            each.close("the proxy is shutting down")
         for tunnel in self._sites.tunnels():
             tunnel.close("the proxy is shutting down")
         self._tell_if_ended()
         return ended
 
     def _tell_if_ended(self) -> None:
-        if self._waiting_for_end and not self._clients and not self._sites.tunnels():
+        if self._clients or self._peers or self._sites.tunnels():
+            return
+        if self._waiting_for_end:
             waiting, self._waiting_for_end = self._waiting_for_end, []
             for each in waiting:
                 each.callback(None)

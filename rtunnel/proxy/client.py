@@ -10,15 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from rtunnel.audit.events import (
-    ConnectionClosed,
-    ConnectionOpened,
-    ConnectionRefused,
-    Event,
-)
 from rtunnel.errors import (
     OPEN_ADMINISTRATIVELY_PROHIBITED,
     OPEN_UNKNOWN_CHANNEL_TYPE,
@@ -27,23 +20,22 @@ from rtunnel.errors import (
 )
 from rtunnel.naming import MAX_HOST_LENGTH, Target, parse_target, printable
 from rtunnel.proxy import refusals
-from rtunnel.proxy.dispatch import Dispatcher, Reached
+from rtunnel.proxy.dispatch import Dispatcher
 from rtunnel.proxy.session import Session
-from rtunnel.splice import SpliceReport, Stream, splice
+from rtunnel.proxy.target_connections import ConnectionOwner, TargetConnections
+from rtunnel.splice import Stream
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.trust.identity import UserIdentity
+from rtunnel.trust.login_proof import LoginProof
 from rtunnel.wire.data_types import Reader
 
 
-class ClientOwner(Protocol):
+class ClientOwner(ConnectionOwner, Protocol):
     """What a client's connection needs of the proxy."""
 
     @property
     def draining(self) -> bool:
         """Whether nothing new is taken."""
-
-    def record(self, event: Event) -> None:
-        """Write an audit event."""
 
     def new_connection_id(self) -> str:
         """An id for a connection to a target, never given before."""
@@ -56,9 +48,6 @@ class ClientOwner(Protocol):
 
     def client_ended(self, client: Client) -> None:
         """Its connection is gone."""
-
-    def connection_ended(self) -> None:
-        """One of the connections to targets has ended."""
 
 
 class Client:
@@ -76,14 +65,19 @@ class Client:
         self._owner = owner
         self._dispatcher = dispatcher
         self._clock = clock
-        self._proxy_id = proxy_id
         self._connection: Connection | None = None
-        #: Connections to targets that are open now.
-        self.open_connections = 0
+        self._login_proof: LoginProof | None = None
+        self._connections = TargetConnections(owner, clock, proxy_id)
+
+    @property
+    def open_connections(self) -> int:
+        """Connections to targets that are open now."""
+        return self._connections.open
 
     def connection_started(self, connection: Connection) -> None:
         """The client has logged in."""
         self._connection = connection
+        self._login_proof = connection.transport.login_proof
         self._owner.client_started(self)
 
     def connection_lost(self, reason: str) -> None:
@@ -133,90 +127,13 @@ class Client:
         :raises OpenRefused: when it cannot be reached; this is in the audit log then.
         """
         connection_id = self._owner.new_connection_id()
-        user = self.identity
-        try:
-            reached = await self._dispatcher.dial(
-                user, target, user.source, connection_id
-            )
-        except OpenRefused as error:
-            self._owner.record(
-                ConnectionRefused(
-                    connection_id=connection_id,
-                    user=user.name,
-                    key_id=user.key_id,
-                    source=user.source,
-                    cluster=target.cluster,
-                    target=str(target),
-                    proxy=self._proxy_id,
-                    reason=error.text,
-                    outcome=(
-                        "refused"
-                        if error.reason_code == OPEN_ADMINISTRATIVELY_PROHIBITED
-                        else "failed"
-                    ),
-                )
-            )
-            raise
-        return _Joining(self, target, reached, connection_id).join
-
-    def connection_opened(self, joining: _Joining) -> None:
-        """A target and a channel are joined."""
-        user = self.identity
-        self.open_connections += 1
-        self._owner.record(
-            ConnectionOpened(
-                connection_id=joining.connection_id,
-                user=user.name,
-                key_id=user.key_id,
-                source=user.source,
-                cluster=joining.target.cluster,
-                target=str(joining.target),
-                proxy=self._proxy_id,
-                agent=joining.reached.agent,
-            )
+        dial = self._dispatcher.dial(
+            self.identity, target, connection_id, self._login_proof
         )
-
-    def connection_closed(self, joining: _Joining, report: SpliceReport) -> None:
-        """Both directions of a connection have ended."""
-        user = self.identity
-        self.open_connections -= 1
-        self._owner.record(
-            ConnectionClosed(
-                connection_id=joining.connection_id,
-                user=user.name,
-                key_id=user.key_id,
-                source=user.source,
-                cluster=joining.target.cluster,
-                target=str(joining.target),
-                proxy=self._proxy_id,
-                agent=joining.reached.agent,
-                bytes_in=report.bytes_in,
-                bytes_out=report.bytes_out,
-                seconds=report.seconds,
-                reason=report.reason,
-            )
+        reached = await self._connections.reach(
+            self.identity, target, connection_id, dial
         )
-        self._owner.connection_ended()
-
-    @property
-    def clock(self) -> IReactorTime:
-        """The clock that times connections."""
-        return self._clock
-
-
-@attrs.frozen
-class _Joining:
-    client: Client
-    target: Target
-    reached: Reached
-    connection_id: str
-
-    def join(self, stream: Stream) -> None:
-        self.client.connection_opened(self)
-        splice(stream, self.reached.stream, self.client.clock, self._ended)
-
-    def _ended(self, report: SpliceReport) -> None:
-        self.client.connection_closed(self, report)
+        return reached.join
 
 
 def _direct_tcpip_target(data: bytes) -> Target:

@@ -39,10 +39,10 @@ def unknown_cluster(cluster: str, known: Collection[str]) -> OpenRefused:
 
 
 def offline(cluster: str) -> OpenRefused:
-    """The cluster is known, but no agent of it holds a tunnel to this proxy."""
+    """The cluster is known, but no agent of it holds a tunnel, here or at a peer."""
     return OpenRefused(
         OPEN_CONNECT_FAILED,
-        f"cluster {cluster!r} is offline: none of its agents has a tunnel here",
+        f"cluster {cluster!r} is offline: none of its agents has a tunnel to a proxy",
     )
 
 
@@ -76,3 +76,90 @@ def draining() -> OpenRefused:
         OPEN_RESOURCE_SHORTAGE,
         "this proxy is shutting down; connect again to reach another one",
     )
+
+
+# Told by the proxy that the client is connected to, of a peer that holds the tunnel.
+
+
+def peer_unreachable(cluster: str, peer: str, reason: str) -> OpenRefused:
+    """There is no link to the peer, and none can be made.
+
+    :param peer: the other proxy's name.
+    """
+    return OpenRefused(
+        OPEN_CONNECT_FAILED,
+        f"{_holder(cluster, peer)} cannot be reached from this proxy: {reason}",
+    )
+
+
+def peer_no_answer(cluster: str, peer: str, seconds: float) -> OpenRefused:
+    """The peer took the request and did not answer in time."""
+    return OpenRefused(
+        OPEN_CONNECT_FAILED,
+        f"{_holder(cluster, peer)} did not answer within {seconds:g} seconds",
+    )
+
+
+def peer_lost(cluster: str, peer: str) -> OpenRefused:
+    """The link to the peer broke, or fell silent, while it was asked."""
+    return OpenRefused(
+        OPEN_CONNECT_FAILED,
+        f"{_holder(cluster, peer)} was lost while connecting; try again",
+    )
+
+
+# Told by the peer. Codes 1 and 2 are answers; after code 4 the proxy that asked goes on
+# to another peer.
+
+
+def not_allowed_by_peer(user: str, target: Target, name: str) -> OpenRefused:
+    """The peer's own rules do not let this user reach that target.
+
+    :param name: of the proxy that says so.
+    """
+    return OpenRefused(
+        OPEN_ADMINISTRATIVELY_PROHIBITED,
+        f"{_holder(target.cluster, name)} does not allow {user} to reach {target}; "
+        "ask its operator",
+    )
+
+
+def login_not_accepted(cluster: str, name: str) -> OpenRefused:
+    """The peer cannot identify the user, for a reason that its own log has."""
+    return OpenRefused(
+        OPEN_ADMINISTRATIVELY_PROHIBITED,
+        f"{_holder(cluster, name)} does not accept your key or certificate; ask its "
+        "operator",
+    )
+
+
+def local_for_peer(target: Target, name: str) -> OpenRefused:
+    """Each proxy dials targets of the proxies' own cluster itself."""
+    return OpenRefused(
+        OPEN_ADMINISTRATIVELY_PROHIBITED,
+        f"proxy {name} reaches {target} for its own clients only",
+    )
+
+
+def no_tunnel_at_peer(cluster: str, name: str) -> OpenRefused:
+    """The tunnel that the proxy was asked for is gone."""
+    return OpenRefused(
+        OPEN_RESOURCE_SHORTAGE,
+        f"proxy {name} holds no tunnel to cluster {cluster!r} any more; try again",
+    )
+
+
+def fault_at_peer(fault: OpenRefused) -> OpenRefused:
+    """Its tunnels do not answer."""
+    return OpenRefused(OPEN_RESOURCE_SHORTAGE, fault.text)
+
+
+def peer_draining(name: str) -> OpenRefused:
+    """The proxy that was asked is going down."""
+    return OpenRefused(
+        OPEN_RESOURCE_SHORTAGE, f"proxy {name} is shutting down; try again"
+    )
+
+
+def _holder(cluster: str, peer: str) -> str:
+    return f"proxy {peer}, which holds the tunnel to cluster {cluster!r},"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 from twisted.application.service import Service
@@ -16,12 +16,15 @@ from twisted.logger import Logger
 from rtunnel.audit.events import PolicyReloaded, ProxyStarted, ProxyStopping
 from rtunnel.audit.log import AuditLog
 from rtunnel.config import ProxyConfig, load_proxy
-from rtunnel.errors import ConfigError
+from rtunnel.errors import AuthenticationRefused, ConfigError
 from rtunnel.proxy.accepted import Accepted
 from rtunnel.proxy.authorized_keys_file import AuthorizedKeysFile
 from rtunnel.proxy.dispatch import Dispatcher
 from rtunnel.proxy.known_clusters import KnownClusters
 from rtunnel.proxy.local_site import LocalSite
+from rtunnel.proxy.peer_addresses import peer_addresses
+from rtunnel.proxy.peer_link import LinkSettings
+from rtunnel.proxy.peers import Peers
 from rtunnel.proxy.sites import Sites
 from rtunnel.proxy.tunnel import Tunnel
 from rtunnel.registry.backends import open_registry
@@ -32,8 +35,10 @@ from rtunnel.ssh.connection import Connection
 from rtunnel.ssh.factory import ServerFactory
 from rtunnel.ssh.host_key import HostKey
 from rtunnel.ssh.limits import TransportLimits
-from rtunnel.state_directory import load_proxy_credentials
+from rtunnel.state_directory import ProxyCredentials, load_proxy_credentials
 from rtunnel.trust.authentication import Authentication
+from rtunnel.trust.authorized_keys import AuthorizedKeys
+from rtunnel.trust.identity import Identity, PeerIdentity
 from rtunnel.trust.policy import Policy
 
 #: Seconds that closed connections have to flush what was written before.
@@ -67,6 +72,7 @@ class ProxyService(Service):
         self.started: Deferred[None] = Deferred()
         self._ready = False
         self._ports: list[IListeningPort] = []
+        self._peer_ports: list[IListeningPort] = []
         self._starting: Deferred[None] | None = None
 
         self._policy = Policy(config.allow)
@@ -80,45 +86,88 @@ class ProxyService(Service):
                 id=credentials.proxy_id,
                 name=config.name,
                 addresses=tuple(map(str, config.ssh.advertise)),
-                peer_addresses=tuple(map(str, config.peer.advertise)),
                 generation=int(now()),
                 started=now(),
             ),
         )
         self._known = KnownClusters(self._registry, now)
-        self._accepted = self._make_accepted(new_id)
-        authentication = Authentication(
-            user_cas=credentials.user_cas,
-            agent_cas=credentials.agent_cas,
-            host_cas=(),
-            cluster=config.cluster,
-            authorized_keys=AuthorizedKeysFile(config.ssh.authorized_keys).read,
-            now=now,
+        self._authorized_keys = AuthorizedKeysFile(config.ssh.authorized_keys)
+        self._peers = Peers(
+            self._membership,
+            LinkSettings(
+                cluster=config.cluster,
+                credentials=credentials,
+                reactor=reactor,
+                now=now,
+                heartbeat=config.tunnel.heartbeat,
+                missed=config.tunnel.missed,
+            ),
         )
-        self._factory = ServerFactory(
-            clock=reactor,
+        # With a listener for peers alone, they have no business on the other one.
+        apart = bool(config.peer.listen)
+        everybody = self._authentication(credentials, users=True, peers=not apart)
+        self._accepted = self._make_accepted(new_id, everybody)
+        self._factory = self._make_factory(credentials, everybody)
+        self._peer_factory = self._make_factory(
+            credentials, self._authentication(credentials, users=False, peers=True)
+        )
+
+    def _authentication(
+        self, credentials: ProxyCredentials, *, users: bool, peers: bool
+    ) -> _Identify:
+        authentication = Authentication(
+            user_cas=credentials.user_cas if users else (),
+            agent_cas=credentials.agent_cas if users else (),
+            host_cas=credentials.host_cas if peers else (),
+            cluster=self._config.cluster,
+            authorized_keys=(
+                self._authorized_keys.read if users else lambda: AuthorizedKeys()
+            ),
+            now=self._now,
+        )
+
+        def identify(algorithm: bytes, blob: bytes, source: str) -> Identity:
+            identity = authentication.identify(algorithm, blob, source)
+            if (
+                isinstance(identity, PeerIdentity)
+                and identity.proxy_id == credentials.proxy_id
+            ):
+                raise AuthenticationRefused("that is this very proxy's certificate")
+            return identity
+
+        return identify
+
+    def _make_factory(
+        self, credentials: ProxyCredentials, identify: _Identify
+    ) -> ServerFactory:
+        limits = self._config.limits
+        return ServerFactory(
+            clock=self._reactor,
             host_keys=[HostKey(credentials.key, credentials.certificate)],
-            identify=authentication.identify,
+            identify=identify,
             make_handler=self._accepted.make_handler,
             limits=TransportLimits(
-                login_grace=config.limits.login_grace,
-                unauthenticated=config.limits.unauthenticated,
-                unauthenticated_per_source=config.limits.unauthenticated_per_source,
+                login_grace=limits.login_grace,
+                unauthenticated=limits.unauthenticated,
+                unauthenticated_per_source=limits.unauthenticated_per_source,
             ),
             events=self._accepted,
             make_connection=lambda handler: Connection(
-                handler,
-                ChannelLimits(channels=config.limits.channels_per_connection),
+                handler, ChannelLimits(channels=limits.channels_per_connection)
             ),
         )
 
-    def _make_accepted(self, new_id: Callable[[], str]) -> Accepted:
+    def _make_accepted(
+        self, new_id: Callable[[], str], identify: _Identify
+    ) -> Accepted:
         sites: Sites[Tunnel] = Sites()
         dispatcher = Dispatcher(
             own_cluster=self._config.cluster,
+            own_name=self._config.name,
             policy=self._current_policy,
             sites=sites,
             local=LocalSite(self._config.local.allow, self._reactor),
+            peers=self._peers,
             known=self._known,
             clock=self._reactor,
         )
@@ -128,6 +177,7 @@ class ProxyService(Service):
             known=self._known,
             dispatcher=dispatcher,
             policy=self._current_policy,
+            identify=identify,
             audit=self._audit,
             clock=self._reactor,
             heartbeat=self._config.tunnel.heartbeat,
@@ -152,6 +202,10 @@ class ProxyService(Service):
         self._accepted.start()
         for description in self._config.ssh.listen:
             self._ports.append(await self._listen(description, self._factory))
+        for description in self._config.peer.listen:
+            port = await self._listen(description, self._peer_factory)
+            self._peer_ports.append(port)
+        await self._publish_peer_addresses()
         self._ready = True
         self._audit.record(ProxyStarted(proxy=self._membership.record.id))
         self._log.info(
@@ -161,6 +215,26 @@ class ProxyService(Service):
             cluster=self._config.cluster,
             listen=", ".join(map(_address, self._ports)),
         )
+
+    async def _publish_peer_addresses(self) -> None:
+        config = self._config
+        descriptions, ports = config.peer.listen, self._peer_ports
+        if not descriptions:
+            descriptions, ports = config.ssh.listen, self._ports
+        addresses = peer_addresses(
+            config,
+            [
+                (description, port.getHost())
+                for description, port in zip(descriptions, ports, strict=True)
+            ],
+        )
+        if not addresses and config.registry.url != "memory:":
+            self._log.warn(
+                "other proxies cannot pass connections on to this one: set "
+                "peer.advertise in {path}",
+                path=str(config.path),
+            )
+        await self._membership.set_peer_addresses(addresses)
 
     async def _listen(self, description: str, factory: Any) -> IListeningPort:
         try:
@@ -235,6 +309,7 @@ class ProxyService(Service):
         await self._membership.set_state("draining")
         await self._close_ports()
         await self._drained(self._config.drain.timeout)
+        self._peers.close_all()
         closing = self._accepted.close_all()
         closing.addTimeout(FLUSH_TIMEOUT, self._reactor, onTimeoutCancel=_ignore)
         await closing
@@ -265,9 +340,14 @@ class ProxyService(Service):
             )
 
     async def _close_ports(self) -> None:
-        closing, self._ports = self._ports, []
+        closing = [*self._ports, *self._peer_ports]
+        self._ports, self._peer_ports = [], []
         for port in closing:
             await maybeDeferred(port.stopListening)
+
+
+#: From algorithm, key or certificate, and address to an identity.
+_Identify: TypeAlias = Callable[[bytes, bytes, str], Identity]
 
 
 def _address(port: IListeningPort) -> str:

@@ -172,9 +172,19 @@ class Membership:
         When the store is away this returns all the same; the state is published when
         the store is back.
         """
-        if state == self._record.state:
-            return
-        self._record = attrs.evolve(self._record, state=state)
+        if state != self._record.state:
+            await self._set_record(attrs.evolve(self._record, state=state))
+
+    async def set_peer_addresses(self, addresses: tuple[str, ...]) -> None:
+        """Publish at once where other proxies can reach ours.
+
+        When the store is away, as for :meth:`set_state`.
+        """
+        if addresses != self._record.peer_addresses:
+            await self._set_record(attrs.evolve(self._record, peer_addresses=addresses))
+
+    async def _set_record(self, record: ProxyRecord) -> None:
+        self._record = record
         self._tell_subscribers()
         if self._running:
             await self._synchronise(publish=True)

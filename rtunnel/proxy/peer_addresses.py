@@ -1,0 +1,73 @@
+"""Where other proxies can reach this one, when ``[peer] advertise`` does not say.
+
+Then it is where this proxy really listens. A listener on all addresses is named by the
+loopback address while the registry is one that only processes of this machine can share
+(``sqlite:``, ``memory:``), and by the address that this host has towards others when it
+is ``etcd:``. A wrong address is no danger, for only the host certificate tells who
+answers there; it only means that connections cannot be passed on.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from typing import Final
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IAddress
+
+from rtunnel.config import Address, ProxyConfig
+
+#: Endpoints that speak SSH and nothing around it, such as TLS or the PROXY protocol.
+PLAIN_ENDPOINTS: Final = ("tcp:", "tcp6:", "systemd:")
+
+#: Where a datagram would go that leaves this host (RFC 5737); none is sent.
+_ELSEWHERE: Final = ("192.0.2.1", 9)
+
+_WILDCARDS: Final = ("0.0.0.0", "::", "")
+
+
+def primary_address() -> str:
+    """The address of this host that others see, or else its name.
+
+    It is the source address that the system would choose for the default route.
+    """
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
+        try:
+            probe.connect(_ELSEWHERE)
+            address: str = probe.getsockname()[0]
+        except OSError:
+            return socket.gethostname()
+    return address
+
+
+def peer_addresses(
+    config: ProxyConfig,
+    listening: Iterable[tuple[str, IAddress]],
+    primary: Callable[[], str] = primary_address,
+) -> tuple[str, ...]:
+    """What to publish in the registry.
+
+    :param listening: the endpoint string and the address of each listener that serves
+        peers.
+    :param primary: see :func:`primary_address`.
+    :returns: each once; none when only the operator can know.
+    """
+    if config.peer.advertise:
+        return tuple(map(str, config.peer.advertise))
+    if config.ssh.advertise and not config.peer.listen:
+        return tuple(map(str, config.ssh.advertise))
+    shared = config.registry.url.startswith("etcd:")
+    found: dict[str, None] = {}
+    for description, address in listening:
+        if not description.startswith(PLAIN_ENDPOINTS) or not isinstance(
+            address, IPv4Address | IPv6Address
+        ):
+            continue
+        host = address.host
+        if host in _WILDCARDS:
+            loopback = "127.0.0.1" if isinstance(address, IPv4Address) else "::1"
+            host = primary() if shared else loopback
+        found[str(Address(host, address.port))] = None
+    return tuple(found)

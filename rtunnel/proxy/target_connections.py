@@ -1,0 +1,144 @@
+"""Connections to targets that came over one SSH connection: dialled, audited, counted.
+
+The SSH connection is a client's, or another proxy's that passes on what its clients
+asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Protocol
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+
+from rtunnel.audit.events import (
+    ConnectionClosed,
+    ConnectionOpened,
+    ConnectionRefused,
+    Event,
+)
+from rtunnel.errors import OPEN_ADMINISTRATIVELY_PROHIBITED, OpenRefused
+from rtunnel.naming import Target
+from rtunnel.proxy.dispatch import Reached
+from rtunnel.splice import SpliceReport, Stream, splice
+from rtunnel.trust.identity import UserIdentity
+
+
+class ConnectionOwner(Protocol):
+    """What connections to targets need of the proxy."""
+
+    def record(self, event: Event) -> None:
+        """Write an audit event."""
+
+    def connection_ended(self) -> None:
+        """One of the connections to targets has ended."""
+
+
+class TargetConnections:
+    """The connections of one SSH connection.
+
+    :param proxy_id: of this proxy.
+    :ivar open: how many are joined to their targets now.
+    """
+
+    def __init__(
+        self, owner: ConnectionOwner, clock: IReactorTime, proxy_id: str
+    ) -> None:
+        self.open = 0
+        self.clock = clock
+        self._owner = owner
+        self._proxy_id = proxy_id
+
+    async def reach(
+        self,
+        user: UserIdentity,
+        target: Target,
+        connection_id: str,
+        dial: Awaitable[Reached],
+    ) -> TargetConnection:
+        """Wait for a dial, and audit it if it fails.
+
+        :param dial: raises OpenRefused when the target cannot be reached.
+        :raises OpenRefused: the same.
+        """
+        try:
+            reached = await dial
+        except OpenRefused as error:
+            self._owner.record(
+                ConnectionRefused(
+                    connection_id=connection_id,
+                    user=user.name,
+                    key_id=user.key_id,
+                    source=user.source,
+                    cluster=target.cluster,
+                    target=str(target),
+                    proxy=self._proxy_id,
+                    reason=error.text,
+                    outcome=(
+                        "refused"
+                        if error.reason_code == OPEN_ADMINISTRATIVELY_PROHIBITED
+                        else "failed"
+                    ),
+                )
+            )
+            raise
+        return TargetConnection(self, user, target, connection_id, reached)
+
+    def opened(self, connection: TargetConnection) -> None:
+        """A target and a channel are joined."""
+        user = connection.user
+        self.open += 1
+        self._owner.record(
+            ConnectionOpened(
+                connection_id=connection.connection_id,
+                user=user.name,
+                key_id=user.key_id,
+                source=user.source,
+                cluster=connection.target.cluster,
+                target=str(connection.target),
+                proxy=self._proxy_id,
+                agent=connection.reached.agent,
+            )
+        )
+
+    def closed(self, connection: TargetConnection, report: SpliceReport) -> None:
+        """Both directions of a connection have ended."""
+        user = connection.user
+        self.open -= 1
+        self._owner.record(
+            ConnectionClosed(
+                connection_id=connection.connection_id,
+                user=user.name,
+                key_id=user.key_id,
+                source=user.source,
+                cluster=connection.target.cluster,
+                target=str(connection.target),
+                proxy=self._proxy_id,
+                agent=connection.reached.agent,
+                bytes_in=report.bytes_in,
+                bytes_out=report.bytes_out,
+                seconds=report.seconds,
+                reason=report.reason,
+            )
+        )
+        self._owner.connection_ended()
+
+
+@attrs.frozen
+class TargetConnection:
+    """A target that has been reached, for one user."""
+
+    connections: TargetConnections = attrs.field(repr=False)
+    user: UserIdentity
+    target: Target
+    connection_id: str
+    reached: Reached
+
+    def join(self, stream: Stream) -> None:
+        """Join the target and the channel that was asked for."""
+        self.connections.opened(self)
+        splice(stream, self.reached.stream, self.connections.clock, self._ended)
+
+    def _ended(self, report: SpliceReport) -> None:
+        self.connections.closed(self, report)
