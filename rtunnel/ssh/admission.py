@@ -28,6 +28,7 @@ class Admission:
     def __init__(self, limits: TransportLimits) -> None:
         self.draining = False
         self.unauthenticated = 0
+        self._turned_away = 0
         self._limits = limits
         self._by_source: Counter[str] = Counter()
 
@@ -46,6 +47,21 @@ class Admission:
         ticket.found(address or "")
         self.unauthenticated += 1
         return ticket
+
+    def turn_away(self) -> bool:
+        """Whether one that was refused may stay for as long as it takes to tell it.
+
+        Only as many as may be let in: in a flood, the others are cut off unheard. Call
+        :meth:`gone` when it is.
+        """
+        if self._turned_away >= self._limits.unauthenticated:
+            return False
+        self._turned_away += 1
+        return True
+
+    def gone(self) -> None:
+        """One that was turned away is gone."""
+        self._turned_away -= 1
 
     def count_source(self, source: str) -> None:
         """One more of ``source``.

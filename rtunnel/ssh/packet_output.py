@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from rtunnel.ssh.limits import TransportLimits
+from rtunnel.ssh.peer_socket import hang_up
 from rtunnel.wire.numbers import (
     MSG_DEBUG,
     MSG_DISCONNECT,
@@ -154,8 +155,11 @@ class PacketOutput:
             self._size = 0
             self._transport.writeSequence(pieces)
 
-    def close(self) -> None:
-        """Send what was collected and hang up; nothing can be sent any more."""
+    def close(self, *, linger: bool) -> None:
+        """Send what was collected and hang up; nothing can be sent any more.
+
+        :param linger: whether to let the peer read it, and wait for it to hang up.
+        """
         if self._closed:
             return
         self._closed = True
@@ -163,7 +167,10 @@ class PacketOutput:
         self._held.clear()
         # TCP keeps a connection open for a producer, whatever loseConnection says.
         self._transport.unregisterProducer()
-        self._transport.loseConnection()
+        if linger:
+            hang_up(self._transport)
+        else:
+            self._transport.loseConnection()
 
     def drop(self) -> None:
         """The connection is gone: forget what was not sent."""

@@ -173,7 +173,7 @@ class PacketTransport(SSHTransportBase):
             try:
                 self.peer_found(None if self._peer_is_hidden else self.peer_address)
             except ProtocolError as error:
-                self.disconnect(error.reason_code, str(error))
+                self.peer_refused(error)
                 return
             self._login_timer = self.clock.callLater(
                 self.limits.login_grace, self._login_grace_over
@@ -187,6 +187,10 @@ class PacketTransport(SSHTransportBase):
             known before the peer has sent something (PROXY protocol).
         :raises ProtocolError: to refuse the connection.
         """
+
+    def peer_refused(self, error: ProtocolError) -> None:
+        """Tell the peer that :meth:`peer_found` refused it as it came."""
+        self.disconnect(error.reason_code, str(error))
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """Stop every timer and the running service."""
@@ -228,7 +232,8 @@ class PacketTransport(SSHTransportBase):
             MSG_DISCONNECT,
             uint32(reason_code) + data_types.text(text) + string(b""),
         )
-        self._close()
+        # What a server says about why, nobody else can tell.
+        self._close(linger=not self.isClient)
 
     def may_log(self) -> bool:
         """For servers: whether peers that did not log in caused few enough lines."""
@@ -251,12 +256,12 @@ class PacketTransport(SSHTransportBase):
         """Conch's way to say :meth:`disconnect`."""
         self.disconnect(reason, desc.decode("utf-8", "replace"))
 
-    def _close(self) -> None:
+    def _close(self, *, linger: bool) -> None:
         self._closing = True
         self._running = False
         _cancel(self._login_timer)
         _cancel(self._exchange_timer)
-        self._output.close()
+        self._output.close(linger=linger)
         if not self._lost:
             self._abort_timer = self.clock.callLater(
                 self.limits.abort_after, self.transport.abortConnection
@@ -365,7 +370,7 @@ class PacketTransport(SSHTransportBase):
         text = printable(reader.string())
         self.close_reason = f"the peer disconnected: {text}"
         self._log_end(_DISCONNECTED, text, reason_code)
-        self._close()
+        self._close(linger=False)
 
     def takes_ext_info(self) -> bool:
         """Whether an EXT_INFO that comes now has its place (RFC 8308 section 2.4)."""

@@ -39,6 +39,22 @@ def is_proxied(transport: Any) -> bool:
     return False
 
 
+def hang_up(transport: Any) -> None:
+    """Close our half of the connection once all is sent; the peer closes the other.
+
+    To close both at once makes TCP throw away what the peer has not read yet if it is
+    sending just then: it would never know why. TLS says by itself that it ends.
+    """
+    lower = transport
+    while isinstance(lower, ProtocolWrapper):
+        if isinstance(lower, TLSMemoryBIOProtocol):
+            transport.loseConnection()
+            return
+        lower = lower.transport
+    lose_write = getattr(lower, "loseWriteConnection", transport.loseConnection)
+    lose_write()
+
+
 def tune_socket(transport: Any, user_timeout: float) -> None:
     """Send small packets at once, and notice a peer that has gone.
 

@@ -85,6 +85,7 @@ class ServerTransport(PacketTransport, SSHServerTransport):
         self._admission = admission
         self._log_rate = log_rate
         self._ticket: Ticket | None = None
+        self._turned_away = False
 
     def peer_found(self, address: str | None) -> None:
         """Count the connection, or refuse it."""
@@ -92,6 +93,15 @@ class ServerTransport(PacketTransport, SSHServerTransport):
             self._ticket = self._admission.enter(address)
         elif address is not None:
             self._ticket.found(address)
+
+    def peer_refused(self, error: ProtocolError) -> None:
+        """Say why, unless there are too many to say it to."""
+        self._turned_away = self._admission.turn_away()
+        if self._turned_away:
+            super().peer_refused(error)
+        else:
+            self.close_reason = str(error)
+            self.transport.abortConnection()
 
     def may_log(self) -> bool:
         """See :class:`~rtunnel.ssh.log_rate.LogRate`."""
@@ -138,6 +148,8 @@ class ServerTransport(PacketTransport, SSHServerTransport):
     def connection_ended(self) -> None:
         """No longer count it."""
         self._leave()
+        if self._turned_away:
+            self._admission.gone()
 
     def _leave(self) -> None:
         if self._ticket is not None:

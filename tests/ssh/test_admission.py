@@ -97,6 +97,14 @@ class AdmissionTests(SynchronousTestCase):
         ticket.leave()
         self.assertEqual(where.unauthenticated, 0)
 
+    def test_only_so_many_hear_why_they_are_refused(self) -> None:
+        """As many as may be in; there is room for more when they are gone."""
+        where = admission(in_all=2)
+        self.assertEqual([where.turn_away() for _ in range(3)], [True, True, False])
+        where.gone()
+        self.assertEqual([where.turn_away() for _ in range(2)], [True, False])
+        self.assertEqual(where.unauthenticated, 0)
+
     @settings(deadline=None, max_examples=150)
     @given(
         st.lists(

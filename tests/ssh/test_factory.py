@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import socket
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -312,15 +313,15 @@ class AdmissionTests(FactoryCase):
         stay = [await self.talk(port) for _ in range(2)]
         await self.until(lambda: self.factory.unauthenticated == 2)
         third = await self.talk(port)
-        await third.closed
+        await self.until(lambda: b"too many connections" in third.heard)
         self.assertTrue(third.heard.startswith(b"SSH-2.0-rtunnel\r\n"))
-        self.assertIn(b"too many connections", third.heard)
         self.assertEqual(self.factory.unauthenticated, 2)
         self.assertFalse(any(talker.closed.called for talker in stay))
 
     async def test_our_client_hears_why(self) -> None:
         """It is told in plain words before any key exchange."""
-        port = await self.listen(TransportLimits(unauthenticated=0))
+        port = await self.listen(TransportLimits(unauthenticated=1))
+        await self.talk(port)
         failure = await self.failure(self.connect(port))
         self.assertIs(failure.type, ConnectionFailed)
         self.assertIn("too many connections", str(failure.value))
@@ -355,7 +356,9 @@ class AdmissionTests(FactoryCase):
         self.assertIs(failure.type, HostRefused)
         await empty()
         # A fault of the peer's.
-        await (await self.talk(port, b"GET / HTTP/1.1\r\n")).closed
+        talker = await self.talk(port, b"GET / HTTP/1.1\r\n")
+        await self.until(lambda: b"this is not SSH" in talker.heard)
+        cast(Any, talker.transport).loseConnection()
         await empty()
         # A peer that goes away.
         talker = await self.talk(port, b"SSH-2.0-x\r\n")
@@ -369,13 +372,45 @@ class AdmissionTests(FactoryCase):
         await empty()
         # One that stays, silent, until its grace is over.
         talker = await self.talk(port)
-        await talker.closed
-        self.assertIn(b"not authenticated within 0.2 seconds", talker.heard)
+        await self.until(lambda: b"within 0.2 seconds" in talker.heard)
+        cast(Any, talker.transport).loseConnection()
         await empty()
         # And one that logs in.
         await self.connect(port)
         await empty()
         await self.connect(port)
+
+    async def test_a_refusal_is_heard_by_who_is_talking(self) -> None:
+        """TCP must not throw it away because there is something left to read."""
+        port = await self.listen(TransportLimits(unauthenticated=1))
+        await self.talk(port)
+        talker = await self.talk(port, b"SSH-2.0-x\r\n" + bytes(100_000))
+        await self.until(lambda: b"too many connections" in talker.heard)
+
+    async def test_in_a_flood_most_are_cut_off(self) -> None:
+        """Only as many are told why as may be let in."""
+        port = await self.listen(self.LIMITS)
+        heard: list[bytes] = []
+        flood = [socket.create_connection(("127.0.0.1", port)) for _ in range(12)]
+        for connection in flood:
+            self.addCleanup(connection.close)
+            connection.setblocking(False)
+
+        def listen() -> bool:
+            for connection in flood[:]:
+                try:
+                    heard.append(connection.recv(4096))
+                except BlockingIOError:
+                    continue
+                except ConnectionResetError:
+                    heard.append(b"")
+                flood.remove(connection)
+            return not flood
+
+        await self.until(listen)
+        told = [data for data in heard if b"too many" in data]
+        # Two are let in, three hear why not, the others nothing.
+        self.assertEqual((len(told), heard.count(b"")), (3, 7))
 
     async def test_draining_refuses_newcomers(self) -> None:
         """Who is there stays; who comes hears that we are going away."""
@@ -406,8 +441,7 @@ class AdmissionTests(FactoryCase):
             talker = await self.talk(port, header("192.0.2.1") + b"SSH-2.0-x\r\n")
             await self.until(functools.partial(has_heard, talker))
         talker = await self.talk(port, header("192.0.2.1") + b"SSH-2.0-x\r\n")
-        await talker.closed
-        self.assertIn(b"too many connections", talker.heard)
+        await self.until(lambda: b"too many connections" in talker.heard)
         self.assertEqual(self.factory.unauthenticated, 2)
 
     async def test_the_proxy_protocol_names_the_user_s_source(self) -> None:

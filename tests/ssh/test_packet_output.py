@@ -64,7 +64,7 @@ class PacketOutputTests(SynchronousTestCase):
         """The producer is taken off first, or TCP would not close."""
         with self.output:
             self.output.send(1, b"bye")
-            self.output.close()
+            self.output.close(linger=True)
             self.output.send(94, b"late")
         self.assertEqual(self.sent(), [(1, b"bye")])
         self.assertIsNone(self.transport.producer)

@@ -13,6 +13,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.ssh.peer_socket import (
+    hang_up,
     is_proxied,
     peer_address,
     set_user_timeout,
@@ -92,3 +93,30 @@ class PeerSocketTests(SynchronousTestCase):
         closed.socket.close()
         for transport in (local, closed, StringTransport()):
             tune_socket(transport, 20)
+
+    def test_hanging_up_closes_our_half_first(self) -> None:
+        """So that the peer reads what we said; TLS has its own way to end."""
+
+        class HalfCloseable(StringTransport):
+            half_closed = False
+
+            def loseWriteConnection(self) -> None:
+                self.half_closed = True
+
+        below = HalfCloseable()
+        proxied = ProtocolWrapper(cast(Any, WrappingFactory(None)), Protocol())
+        proxied.transport = cast(Any, below)
+        for transport in (HalfCloseable(), proxied):
+            hang_up(transport)
+        self.assertTrue(below.half_closed)
+        self.assertFalse(below.disconnecting)
+        ended: list[bool] = []
+        tls: Any = TLSMemoryBIOProtocol.__new__(TLSMemoryBIOProtocol)
+        tls.transport = HalfCloseable()
+        tls.loseConnection = lambda: ended.append(True)
+        hang_up(tls)
+        self.assertEqual(ended, [True])
+        self.assertFalse(tls.transport.half_closed)
+        plain = StringTransport()
+        hang_up(plain)
+        self.assertTrue(plain.disconnecting)
