@@ -172,7 +172,7 @@ class _Connect(Protocol):
         status = head.split(b"\r\n", 1)[0]
         version, _, code = status.partition(b" ")
         if not version.startswith(b"HTTP/1.") or code[:1] != b"2":
-            self._fail(f"the HTTP proxy answered {printable(status, 80)!r}")
+            self._fail(f"the HTTP proxy answered '{printable(status, 80)}'")
             return
         self._make_way(rest)
 

@@ -1,0 +1,289 @@
+"""The site side of a dial: what an agent connects to, and what it does not."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtunnel.agent.dial import DIAL_TIMEOUT, MAX_ATTEMPTS, Site
+from rtunnel.agent.happy_eyeballs import ATTEMPT_DELAY
+from rtunnel.discovery.transport_request import TransportRequest
+from rtunnel.errors import (
+    OPEN_ADMINISTRATIVELY_PROHIBITED,
+    OPEN_CONNECT_FAILED,
+    OpenRefused,
+)
+from rtunnel.ssh.connection import Attach
+from rtunnel.tcp_stream import TcpStream
+from rtunnel.testing import MemoryStream
+from rtunnel.trust.targets import TargetPatterns
+from tests.agent.reactors import MemoryReactor
+
+NAMES = {
+    "web1": ["10.0.0.5"],
+    "dual": ["fd00::5", "10.0.0.5"],
+    "mixed": ["127.0.0.1", "10.0.0.7"],
+    "evil": ["169.254.169.254"],
+    "many": [f"10.0.1.{n}" for n in range(1, 21)],
+}
+
+
+class SiteTestCase(SynchronousTestCase):
+    """A site in memory."""
+
+    def setUp(self) -> None:
+        """A reactor that knows some names."""
+        self.reactor = MemoryReactor(NAMES)
+
+    def dial(
+        self,
+        host: str,
+        port: int = 22,
+        *,
+        allow: tuple[str, ...] = ("*:22",),
+        pinned: dict[str, str] | None = None,
+    ) -> Deferred[TcpStream]:
+        """Begin a dial at a site with that allow list and resolve table."""
+        patterns = TargetPatterns.parse(allow)
+        site = Site(self.reactor, "b", patterns, pinned or {})
+        return Deferred.fromCoroutine(site.dial(host, port))
+
+    def refusal(self, dialled: Deferred[TcpStream]) -> OpenRefused:
+        """What a dial was refused with."""
+        error = self.failureResultOf(dialled, OpenRefused).value
+        assert isinstance(error, OpenRefused)
+        return error
+
+
+class AllowTests(SiteTestCase):
+    """The agent's own list is the last word."""
+
+    def prohibited(self, dialled: Deferred[TcpStream]) -> str:
+        """The sentence of a refusal that is nobody's but the agent's."""
+        error = self.refusal(dialled)
+        self.assertEqual(error.reason_code, OPEN_ADMINISTRATIVELY_PROHIBITED)
+        self.assertEqual(self.reactor.attempts, [])
+        return error.text
+
+    def test_listed_target_is_connected_to(self) -> None:
+        """At the address that its name has."""
+        dialled = self.dial("web1")
+        self.assertEqual(self.reactor.attempts, [("10.0.0.5", 22)])
+        self.assertNoResult(dialled)
+        self.reactor.accept()
+        self.assertIsInstance(self.successResultOf(dialled), TcpStream)
+
+    def test_target_that_is_not_listed_is_refused_before_it_is_resolved(self) -> None:
+        """The sentence names the cluster and the target."""
+        text = self.prohibited(self.dial("web1", 23))
+        self.assertEqual(
+            text,
+            "the agent of cluster 'b' refuses: web1:23 is not on the allow list",
+        )
+        self.assertEqual(self.reactor.resolver.asked, [])
+
+    def test_every_address_of_a_name_is_checked(self) -> None:
+        """Only those that pass are connected to."""
+        dialled = self.dial("mixed")
+        self.reactor.refuse()
+        self.refusal(dialled)
+        self.assertEqual(self.reactor.attempts, [("10.0.0.7", 22)])
+
+    def test_name_of_special_addresses_only_is_refused(self) -> None:
+        """A wildcard does not open the cloud's metadata service."""
+        self.assertIn("169.254.169.254", self.prohibited(self.dial("evil")))
+
+    def test_network_in_the_list_is_held_against_what_a_name_resolves_to(self) -> None:
+        """A name in the network is allowed, another is not."""
+        self.dial("web1", allow=("10.0.0.0/24:22",))
+        self.assertEqual(self.reactor.attempts, [("10.0.0.5", 22)])
+        self.setUp()
+        self.prohibited(self.dial("many", allow=("10.0.0.0/24:22",)))
+
+    def test_addresses_need_no_resolver(self) -> None:
+        """They are checked as they are."""
+        self.dial("10.0.0.9")
+        self.dial("fd00::9")
+        self.assertEqual(self.reactor.attempts, [("10.0.0.9", 22), ("fd00::9", 22)])
+        self.assertEqual(self.reactor.resolver.asked, [])
+
+    def test_loopback_is_not_reached_by_its_address(self) -> None:
+        """Listing localhost is not listing 127.0.0.1, nor is a wildcard."""
+        self.prohibited(self.dial("127.0.0.1", allow=("*:22",)))
+        self.prohibited(self.dial("::1", allow=("*:22",)))
+
+
+class OwnHostTests(SiteTestCase):
+    """No host at all is the agent's own."""
+
+    def test_own_host_is_loopback(self) -> None:
+        """Both families, IPv4 first, and never what a resolver says."""
+        for host in ("", "localhost", "LOCALHOST"):
+            self.setUp()
+            dialled = self.dial(host, allow=("localhost:22",))
+            self.reactor.refuse()
+            self.assertNoResult(dialled)
+            self.assertEqual(
+                self.reactor.attempts, [("127.0.0.1", 22), ("::1", 22)], host
+            )
+            self.assertEqual(self.reactor.resolver.asked, [])
+
+    def test_own_host_has_to_be_listed(self) -> None:
+        """A wildcard is for hosts out there."""
+        self.refusal(self.dial("", allow=("*:22",)))
+        self.assertEqual(self.reactor.attempts, [])
+
+
+class ResolveTests(SiteTestCase):
+    """Names."""
+
+    def test_operators_own_table_comes_first(self) -> None:
+        """The resolver is not asked, and the address may be a special one."""
+        self.dial("web1", pinned={"web1": "127.0.0.1"})
+        self.assertEqual(self.reactor.attempts, [("127.0.0.1", 22)])
+        self.assertEqual(self.reactor.resolver.asked, [])
+
+    def test_table_holds_for_names_in_any_case(self) -> None:
+        """And with a dot at the end."""
+        self.dial("WEB1", pinned={"web1": "10.9.9.9"})
+        self.dial("web1.", pinned={"web1": "10.9.9.9"})
+        self.assertEqual(self.reactor.attempts, [("10.9.9.9", 22)] * 2)
+
+    def test_name_in_the_table_has_to_be_listed_all_the_same(self) -> None:
+        """The table says where, the list says whether."""
+        self.refusal(self.dial("web1", 23, pinned={"web1": "127.0.0.1"}))
+
+    def test_unknown_name(self) -> None:
+        """The sentence says whose resolver does not know it."""
+        error = self.refusal(self.dial("nowhere"))
+        self.assertEqual(error.reason_code, OPEN_CONNECT_FAILED)
+        self.assertEqual(
+            error.text, "the agent of cluster 'b' cannot resolve 'nowhere'"
+        )
+
+
+class ConnectTests(SiteTestCase):
+    """Several addresses, slow ones and closed ones."""
+
+    def test_closed_port(self) -> None:
+        """The sentence says what was asked for, not what it resolved to."""
+        dialled = self.dial("web1")
+        self.reactor.refuse()
+        error = self.refusal(dialled)
+        self.assertEqual(error.reason_code, OPEN_CONNECT_FAILED)
+        self.assertEqual(error.text, "connection to web1:22 refused")
+
+    def test_second_address_when_the_first_refuses(self) -> None:
+        """At once."""
+        dialled = self.dial("dual")
+        self.reactor.refuse()
+        self.assertEqual(self.reactor.attempts, [("fd00::5", 22), ("10.0.0.5", 22)])
+        self.reactor.accept()
+        self.successResultOf(dialled)
+
+    def test_second_address_beside_a_slow_first(self) -> None:
+        """After a quarter of a second; the slow one is given up."""
+        dialled = self.dial("dual")
+        self.reactor.advance(ATTEMPT_DELAY)
+        self.reactor.accept(1)
+        self.successResultOf(dialled)
+        self.assertTrue(self.reactor.given_up(0))
+
+    def test_eight_addresses_are_tried(self) -> None:
+        """Of a name with twenty."""
+        dialled = self.dial("many")
+        for _ in range(MAX_ATTEMPTS):
+            self.assertNoResult(dialled)
+            self.reactor.refuse()
+        self.assertEqual(len(self.reactor.attempts), MAX_ATTEMPTS)
+        self.refusal(dialled)
+
+    def test_everything_has_ten_seconds(self) -> None:
+        """The resolver's time counts."""
+        for name in ("web1", "slow.example"):
+            self.setUp()
+            if name != "web1":
+                self.reactor.resolver.at_once = False
+            dialled = self.dial(name)
+            self.reactor.advance(DIAL_TIMEOUT - 0.1)
+            self.assertNoResult(dialled)
+            self.reactor.advance(0.1)
+            self.assertEqual(
+                self.refusal(dialled).text,
+                f"connection to {name}:22 timed out after 10 s",
+            )
+        self.assertEqual(self.reactor.attempts, [])
+
+    def test_attempt_ends_with_the_time(self) -> None:
+        """Nothing is left behind."""
+        dialled = self.dial("web1")
+        self.reactor.advance(DIAL_TIMEOUT)
+        self.refusal(dialled)
+        self.assertTrue(self.reactor.given_up(0))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_cancelling_gives_up(self) -> None:
+        """The tunnel is gone: so is the dial."""
+        dialled = self.dial("web1")
+        dialled.cancel()
+        self.failureResultOf(dialled)
+        self.assertTrue(self.reactor.given_up(0))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+
+class ServeTests(SiteTestCase):
+    """From the open of a channel to the splice."""
+
+    def serve(self, data: bytes, gone: list[str]) -> Deferred[Attach]:
+        """Answer an open."""
+        site = Site(self.reactor, "b", TargetPatterns.parse(["web1:22"]), {})
+        return Deferred.fromCoroutine(
+            site.serve(data, "proxy-id", lambda: gone.append("gone"))
+        )
+
+    def test_bytes_go_both_ways_and_the_end_is_told(self) -> None:
+        """The log says who, where, how much; the connection id is in each line."""
+        gone: list[str] = []
+        request = TransportRequest("web1", 22, "alice", "192.0.2.7", "c-17")
+        with capturedLogs() as logs:
+            serving = self.serve(request.encode(), gone)
+            _, transport = self.reactor.accept()
+            attach = self.successResultOf(serving)
+            channel = MemoryStream()
+            attach(channel)  # type: ignore[arg-type]
+            channel.feed(b"hello")
+            self.assertEqual(transport.value(), b"hello")
+            transport.protocol.dataReceived(b"welcome!")
+            self.assertEqual(channel.take(), b"welcome!")
+            self.assertEqual(gone, [])
+            channel.finish(None)
+            transport.protocol.connectionLost(None)  # type: ignore[arg-type]
+        self.assertEqual(gone, ["gone"])
+        self.assertEqual([event["connection_id"] for event in logs], ["c-17"] * 2)
+        self.assertEqual(logs[0]["user"], "alice")
+        self.assertEqual(logs[0]["target"], "web1:22")
+        self.assertEqual((logs[1]["bytes_in"], logs[1]["bytes_out"]), (5, 8))
+
+    def test_refusal_is_logged_and_told(self) -> None:
+        """With the same sentence."""
+        request = TransportRequest("db1", 22, "alice", "192.0.2.7", "c-18")
+        with capturedLogs() as logs:
+            serving = self.serve(request.encode(), [])
+        error = self.failureResultOf(serving, OpenRefused).value
+        (event,) = logs
+        self.assertEqual(event["reason"], error.text)
+        self.assertEqual(event["connection_id"], "c-18")
+
+    def test_malformed_request_is_refused(self) -> None:
+        """The channel ends, and nothing more."""
+        error = self.failureResultOf(self.serve(b"\x00\x01", []), OpenRefused).value
+        self.assertEqual(error.reason_code, 1)
+
+    def test_new_list_holds_for_new_connections(self) -> None:
+        """After SIGHUP."""
+        site = Site(self.reactor, "b", TargetPatterns.parse(["web1:22"]), {})
+        site.change(TargetPatterns.parse(["web1:23"]), {"web1": "10.1.1.1"})
+        Deferred.fromCoroutine(site.dial("web1", 23))
+        self.assertEqual(self.reactor.attempts, [("10.1.1.1", 23)])
+        self.refusal(Deferred.fromCoroutine(site.dial("web1", 22)))
