@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
     TCP4ClientEndpoint,
     TCP4ServerEndpoint,
+    connectProtocol,
 )
 from twisted.internet.protocol import ProcessProtocol, Protocol
 from twisted.internet.utils import getProcessOutputAndValue
