@@ -206,9 +206,13 @@ class ProxyTestCase(TestCase):
         return (self.state / "audit.jsonl").read_text()
 
     async def connect(
-        self, peer: Peer, key: PrivateKey, certificate: Certificate | None
+        self,
+        peer: Peer,
+        key: PrivateKey,
+        certificate: Certificate | None,
+        port: int | None = None,
     ) -> Connection:
-        """Log in."""
+        """Log in, at this proxy or where another one listens."""
         factory = ClientFactory(
             clock=self.reactor,
             username="whoever",
@@ -217,7 +221,7 @@ class ProxyTestCase(TestCase):
             check_host=lambda algorithm, blob: Certificate.from_blob(blob),
             handler=peer,
         )
-        endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", self.port)
+        endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", port or self.port)
         transport: Any = await connectProtocol(endpoint, factory.buildProtocol(None))
         self.peers.append(peer)
         connection: Connection = await transport.ready
@@ -231,16 +235,20 @@ class ProxyTestCase(TestCase):
         )
         return state
 
-    async def agent(self, state: Path, cluster: str = "b") -> Agent:
+    async def agent(
+        self, state: Path, cluster: str = "b", port: int | None = None
+    ) -> Agent:
         """An agent that has logged in, and no more."""
         credentials = load_agent_credentials(state, cluster, time.time())
         agent = Agent(credentials.instance)
-        await self.connect(agent, credentials.key, credentials.certificate)
+        await self.connect(agent, credentials.key, credentials.certificate, port)
         return agent
 
-    async def agent_in_service(self, name: str = "agent", cluster: str = "b") -> Agent:
+    async def agent_in_service(
+        self, name: str = "agent", cluster: str = "b", port: int | None = None
+    ) -> Agent:
         """A new agent with a tunnel."""
-        agent = await self.agent(self.make_agent(cluster, name), cluster)
+        agent = await self.agent(self.make_agent(cluster, name), cluster, port)
         await agent.greet(self.reactor)
         return agent
 

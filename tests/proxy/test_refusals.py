@@ -20,6 +20,15 @@ class RefusalTests(SynchronousTestCase):
             (refusals.no_answer("b", 15), 2),
             (refusals.tunnel_lost("b"), 2),
             (refusals.draining(), 4),
+            (refusals.peer_unreachable("b", "proxy-2", "no route"), 2),
+            (refusals.peer_no_answer("b", "proxy-2", 20), 2),
+            (refusals.peer_lost("b", "proxy-2"), 2),
+            (refusals.not_allowed_by_peer("alice", target, "proxy-2"), 1),
+            (refusals.login_not_accepted("b", "proxy-2"), 1),
+            (refusals.local_for_peer(target, "proxy-2"), 1),
+            (refusals.no_tunnel_at_peer("b", "proxy-2"), 4),
+            (refusals.fault_at_peer(refusals.no_answer("b", 15)), 4),
+            (refusals.peer_draining("proxy-2"), 4),
         ):
             self.assertEqual(refusal.reason_code, code, refusal.text)
 

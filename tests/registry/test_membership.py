@@ -235,6 +235,15 @@ class StateTests(MembershipCase):
         self.assertEqual(ProxyRecord.from_json(entry.value).state, "draining")
         self.assertEqual(one.proxies()[0].state, "draining")
 
+    def test_peer_addresses_are_published_at_once(self) -> None:
+        """They are known only when the proxy listens."""
+        one, two = self.started(ONE), self.started(TWO)
+        addresses = ("one:1", "one:2")
+        self.successResultOf(Deferred.fromCoroutine(one.set_peer_addresses(addresses)))
+        self.pass_time(0)
+        for each in (one, two):
+            self.assertEqual(each.proxies()[0].peer_addresses, addresses)
+
     def test_leaving_takes_every_record_away(self) -> None:
         """Peers see it at once, and nothing is left to expire."""
         one, two = self.started(ONE), self.started(TWO)
