@@ -8,7 +8,6 @@ of the type ``transport@rtunnel`` are handed to the :class:`~rtunnel.agent.dial.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
@@ -45,6 +44,7 @@ from rtunnel.errors import (
     OPEN_UNKNOWN_CHANNEL_TYPE,
     ConnectionClosed,
     HostRefused,
+    InvalidName,
     OpenRefused,
     RequestFailed,
     RtunnelError,
@@ -54,6 +54,7 @@ from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.ssh.factory import ClientFactory
 from rtunnel.ssh.transport import ClientTransport
 from rtunnel.state_directory import AgentCredentials
+from rtunnel.trust.identity import check_uuid
 from rtunnel.wire.certificate import (
     CERTIFICATE_ALGORITHMS,
     Certificate,
@@ -411,14 +412,9 @@ class Tunnel:
 
 
 def _proxy_id(certificate: Certificate) -> str:
-    first = certificate.principals[0]
     try:
-        proxy_id = str(uuid.UUID(first))
-    except ValueError:
-        proxy_id = ""
-    if proxy_id != first:
+        return check_uuid(certificate.principals[0])
+    except InvalidName as error:
         raise HostRefused(
-            f"the host certificate's first principal, {printable(first, 80)!r}, is no "
-            "proxy id"
-        )
-    return proxy_id
+            f"the host certificate's first principal is no proxy id: {error}"
+        ) from None
