@@ -35,6 +35,7 @@ from rtunnel.proxy.dispatch import Reached
 from rtunnel.proxy.link_watch import LinkWatch
 from rtunnel.proxy.tunnel import TRANSPORT_CHANNEL
 from rtunnel.ssh.channel import Channel
+from rtunnel.ssh.channel_limits import ChannelLimits
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.ssh.factory import ClientFactory
 from rtunnel.ssh.transport import ClientTransport
@@ -69,6 +70,7 @@ class LinkSettings:
     :param now: wall clock, seconds since the epoch.
     :param heartbeat: seconds between keepalives while channels are open.
     :param missed: keepalives missed before a link is closed.
+    :param limits: what may be opened through one link.
     :param idle: seconds without a channel after which a link is closed.
     :param timeout: seconds for a new link.
     """
@@ -79,8 +81,22 @@ class LinkSettings:
     now: Callable[[], float]
     heartbeat: float
     missed: int
+    limits: ChannelLimits
     idle: float = LINK_IDLE
     timeout: float = LINK_TIMEOUT
+
+
+def link_limits(channels: int) -> ChannelLimits:
+    """What one proxy may open at another: as much as all its clients together.
+
+    :param channels: open channels on one connection.
+    """
+    return ChannelLimits(
+        channels=channels,
+        pending_opens=channels,
+        opens_per_second=2000.0,
+        opens_burst=4000,
+    )
 
 
 class LinkOwner(Protocol):
@@ -207,6 +223,7 @@ class PeerLink:
             certificate=settings.credentials.certificate,
             check_host=self._check_host,
             handler=self,
+            make_connection=lambda handler: Connection(handler, settings.limits),
         )
         endpoint = _endpoint(settings.reactor, Address.parse(text), settings.timeout)
         transport = cast(ClientTransport, await endpoint.connect(factory))

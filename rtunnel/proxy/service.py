@@ -22,8 +22,9 @@ from rtunnel.proxy.authorized_keys_file import AuthorizedKeysFile
 from rtunnel.proxy.dispatch import Dispatcher
 from rtunnel.proxy.known_clusters import KnownClusters
 from rtunnel.proxy.local_site import LocalSite
+from rtunnel.proxy.peer import Peer
 from rtunnel.proxy.peer_addresses import peer_addresses
-from rtunnel.proxy.peer_link import LinkSettings
+from rtunnel.proxy.peer_link import LinkSettings, link_limits
 from rtunnel.proxy.peers import Peers
 from rtunnel.proxy.sites import Sites
 from rtunnel.proxy.tunnel import Tunnel
@@ -31,7 +32,7 @@ from rtunnel.registry.backends import open_registry
 from rtunnel.registry.membership import Membership
 from rtunnel.registry.records import ProxyRecord
 from rtunnel.ssh.channel_limits import ChannelLimits
-from rtunnel.ssh.connection import Connection
+from rtunnel.ssh.connection import Connection, ConnectionHandler
 from rtunnel.ssh.factory import ServerFactory
 from rtunnel.ssh.host_key import HostKey
 from rtunnel.ssh.limits import TransportLimits
@@ -101,6 +102,7 @@ class ProxyService(Service):
                 now=now,
                 heartbeat=config.tunnel.heartbeat,
                 missed=config.tunnel.missed,
+                limits=link_limits(config.limits.channels_per_connection),
             ),
         )
         # With a listener for peers alone, they have no business on the other one.
@@ -152,10 +154,14 @@ class ProxyService(Service):
                 unauthenticated_per_source=limits.unauthenticated_per_source,
             ),
             events=self._accepted,
-            make_connection=lambda handler: Connection(
-                handler, ChannelLimits(channels=limits.channels_per_connection)
-            ),
+            make_connection=self._make_connection,
         )
+
+    def _make_connection(self, handler: ConnectionHandler) -> Connection:
+        channels = self._config.limits.channels_per_connection
+        if isinstance(handler, Peer):
+            return Connection(handler, link_limits(channels))
+        return Connection(handler, ChannelLimits(channels=channels))
 
     def _make_accepted(
         self, new_id: Callable[[], str], identify: _Identify

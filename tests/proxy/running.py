@@ -82,7 +82,8 @@ class Peer:
     """The far end of a connection to the proxy: what it serves, what it hears.
 
     ``transport@rtunnel`` channels are echoed, refused with the text in ``refusal``, or
-    never answered when ``asked`` is a Deferred, which fires when one is asked for.
+    never answered when ``asked`` is a Deferred, which fires when one is asked for. When
+    ``answering`` is a Deferred, they are answered after it has fired.
     """
 
     def __init__(self) -> None:
@@ -90,6 +91,7 @@ class Peer:
         self.lost: Deferred[str] = Deferred()
         self.refusal: str | None = None
         self.asked: Deferred[None] | None = None
+        self.answering: Deferred[None] | None = None
         self.dialled: list[OpenRequest] = []
 
     def connection_started(self, connection: Connection) -> None:
@@ -110,6 +112,8 @@ class Peer:
         if self.asked is not None:
             self.asked.callback(None)
             await Deferred()
+        if self.answering is not None:
+            await self.answering
         if self.refusal is not None:
             raise OpenRefused(OPEN_CONNECT_FAILED, self.refusal)
         return lambda channel: channel.start(Echo(channel))

@@ -452,6 +452,27 @@ class LinkTests(ForwardingTestCase):
         )
         await self.open_target(client, "web1.b")
 
+    async def test_a_link_takes_what_all_clients_together_open_at_once(self) -> None:
+        """More than one client may: 300 that the agent has not answered yet."""
+        agent = await self.agent_at_other()
+        agent.refusal = "enough"
+        agent.answering = Deferred()
+        assert agent.connection is not None
+        limits = attrs.evolve(agent.connection.limits, pending_opens=1000)
+        agent.connection._received_opens._limits = limits  # type: ignore[union-attr]
+        clients = [await self.client(f"user{n}") for n in range(3)]
+        opening = [
+            Deferred.fromCoroutine(self.open_target(client, "web1.b"))
+            for client in clients
+            for _ in range(100)
+        ]
+        await self.until(lambda: len(agent.dialled) == 300)
+        agent.answering.callback(None)
+        for each in opening:
+            with self.assertRaises(OpenRefused) as caught:
+                await each
+            self.assertEqual(caught.exception.text, "enough")
+
     async def test_an_idle_link_is_closed(self) -> None:
         """And made anew when it is needed."""
         peers = self.proxy._peers
