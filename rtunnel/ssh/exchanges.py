@@ -40,6 +40,7 @@ from rtunnel.wire.negotiation import (
     KexInit,
     Negotiated,
     build_kexinit,
+    check_strict,
     is_strict,
     negotiate,
 )
@@ -189,6 +190,8 @@ class KeyExchanges:
             if self.strict and self._context.opener.sequence != 1:
                 raise ProtocolError("under strict KEX, KEXINIT has to come first")
         exchange.negotiated = negotiate(*pair)
+        if not self.strict:
+            check_strict(exchange.negotiated)
         exchange.skip_guess = theirs.guess_follows and exchange.negotiated.guess_wrong
         self.negotiated(exchange)
 

@@ -114,6 +114,7 @@ class ClientFactory(Factory):
     :param algorithms: what to offer.
     :param make_connection: the service around the handler.
     :param random: this many random bytes.
+    :raises ValueError: when key or certificate can do none of ``algorithms.user_keys``.
     """
 
     noisy = False
@@ -134,6 +135,8 @@ class ClientFactory(Factory):
     ) -> None:
         self._clock = clock
         self._credentials = Credentials(username, key, certificate)
+        if not self._credentials.algorithms(algorithms.user_keys):
+            raise ValueError("nothing to log in with under any of the user keys listed")
         self._check_host = check_host
         self._make_service = lambda: make_connection(handler)
         self._limits = limits

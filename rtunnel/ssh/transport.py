@@ -31,7 +31,7 @@ from rtunnel.ssh.userauth import USERAUTH_SERVICE, LoginRules, UserAuthServer
 from rtunnel.ssh.userauth_client import Credentials, UserAuthClient
 from rtunnel.trust.identity import Identity
 from rtunnel.trust.login_proof import LoginProof
-from rtunnel.wire.algorithms import Algorithms
+from rtunnel.wire.algorithms import Algorithms, server_sig_algs
 from rtunnel.wire.certificate import Certificate
 from rtunnel.wire.data_types import Reader, string
 from rtunnel.wire.negotiation import (
@@ -110,7 +110,7 @@ class ServerTransport(PacketTransport, SSHServerTransport):
     def first_keys_in_use(self) -> None:
         """Say which user keys we take, if the client wants to know (RFC 8308)."""
         if EXT_INFO_CLIENT in self.exchanges.peer_offers:
-            algorithms = b",".join(self.algorithms.user_keys)
+            algorithms = b",".join(server_sig_algs(self.algorithms.user_keys))
             self.sendPacket(
                 MSG_EXT_INFO, encode_ext_info([(SERVER_SIG_ALGS, algorithms)])
             )

@@ -16,8 +16,8 @@ from rtunnel.errors import AuthenticationFailed, ProtocolError
 from rtunnel.naming import printable
 from rtunnel.ssh.userauth import USERAUTH_SERVICE
 from rtunnel.trust.login_proof import CONNECTION_SERVICE, PUBLICKEY, signed_data
-from rtunnel.wire.algorithms import USER_KEY_ALGORITHMS, signature_algorithm
-from rtunnel.wire.certificate import CERTIFICATE_ALGORITHMS, Certificate
+from rtunnel.wire.algorithms import signature_algorithm
+from rtunnel.wire.certificate import Certificate
 from rtunnel.wire.data_types import Reader, boolean, string
 from rtunnel.wire.keys import PrivateKey
 from rtunnel.wire.numbers import (
@@ -53,18 +53,21 @@ class Credentials:
             return self.certificate.blob
         return self.key.public.blob
 
-    def algorithm(self, server_sig_algs: tuple[bytes, ...] | None) -> bytes:
+    def algorithms(self, user_keys: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """Those of ``user_keys`` that can be used, in their order."""
+        shown = self.certificate or self.key.public
+        return tuple(name for name in user_keys if name in shown.signature_algorithms)
+
+    def algorithm(
+        self, user_keys: tuple[bytes, ...], server_sig_algs: tuple[bytes, ...] | None
+    ) -> bytes:
         """The public key algorithm to use.
 
+        :param user_keys: what we may use, best first; one of it has to fit.
         :param server_sig_algs: signature algorithms that the server takes (RFC 8308
             section 3.1), None when it did not say.
         """
-        candidates = [
-            name
-            for name in USER_KEY_ALGORITHMS
-            if signature_algorithm(name) in self.key.public.signature_algorithms
-            and (name in CERTIFICATE_ALGORITHMS) == (self.certificate is not None)
-        ]
+        candidates = self.algorithms(user_keys)
         for name in candidates:
             if server_sig_algs is None or signature_algorithm(name) in server_sig_algs:
                 return name
@@ -102,7 +105,9 @@ class UserAuthClient(SSHService):
         """
         credentials = self._credentials
         username = credentials.username.encode("utf-8")
-        algorithm = credentials.algorithm(self.transport.server_sig_algs)
+        algorithm = credentials.algorithm(
+            self.transport.algorithms.user_keys, self.transport.server_sig_algs
+        )
         data = signed_data(
             self.transport.session_id,
             username,

@@ -202,6 +202,24 @@ def negotiate(client: KexInit, server: KexInit) -> Negotiated:
     )
 
 
+def check_strict(negotiated: Negotiated) -> None:
+    """Refuse what is not safe with a peer that does not do strict KEX.
+
+    Another cipher cannot be taken instead: the peer has chosen by the same lists.
+
+    :raises ProtocolError: when either cipher needs it.
+    """
+    for cipher in (
+        negotiated.cipher_client_to_server,
+        negotiated.cipher_server_to_client,
+    ):
+        if cipher.needs_strict:
+            raise ProtocolError(
+                f"{cipher.name.decode('ascii')} needs strict KEX, which you do not do",
+                DISCONNECT_KEY_EXCHANGE_FAILED,
+            )
+
+
 def encode_ext_info(extensions: Sequence[tuple[bytes, bytes]]) -> bytes:
     """The payload of an EXT_INFO, without its number (RFC 8308 section 2.3)."""
     return uint32(len(extensions)) + b"".join(

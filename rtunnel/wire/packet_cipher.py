@@ -15,7 +15,8 @@ import attrs
 
 from rtunnel.errors import DISCONNECT_MAC_ERROR, ProtocolError
 
-#: A packet has at least 16 bytes (RFC 4253 section 6), length field included.
+#: A packet has at least 16 bytes (RFC 4253 section 6), length field included. Where
+#: that does not count among the blocks, OpenSSH sends packets of 12, in one block of 8.
 MIN_PACKET_LENGTH = 12
 
 #: Bytes of padding at least (RFC 4253 section 6).
@@ -87,6 +88,7 @@ class CipherAlgorithm:
     :param key_length: bytes of key.
     :param iv_length: bytes of initial IV.
     :param needs_mac: whether a MAC is negotiated beside it.
+    :param needs_strict: whether it is safe under strict KEX only.
     :param make: from key, IV, the MAC (None for an AEAD) and the MAC's key.
     """
 
@@ -95,6 +97,7 @@ class CipherAlgorithm:
     iv_length: int
     needs_mac: bool
     make: Callable[[bytes, bytes, MacAlgorithm | None, bytes], PacketCipher]
+    needs_strict: bool = False
 
 
 @attrs.frozen
@@ -160,7 +163,7 @@ def check_packet_length(cipher: PacketCipher, length: int, limit: int) -> None:
     :param limit: bytes allowed in ``length``.
     :raises ProtocolError: when it is too small, too large or not in whole blocks.
     """
-    if not MIN_PACKET_LENGTH <= length <= limit:
+    if not MIN_PACKET_LENGTH - cipher.aligned_from <= length <= limit:
         raise ProtocolError(f"a packet length of {length}; {limit} is the limit")
     if (length + LENGTH_SIZE - cipher.aligned_from) % cipher.block_size:
         raise ProtocolError(f"a packet length of {length}, not in whole blocks")

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.errors import (
     DISCONNECT_BY_APPLICATION,
+    DISCONNECT_KEY_EXCHANGE_FAILED,
     DISCONNECT_MAC_ERROR,
     DISCONNECT_PROTOCOL_ERROR,
     DISCONNECT_PROTOCOL_VERSION_NOT_SUPPORTED,
@@ -30,7 +31,7 @@ from rtunnel.ssh.transport import ServerTransport
 from rtunnel.ssh.userauth import LoginRules
 from rtunnel.ssh.userauth_client import Credentials
 from rtunnel.trust.identity import Identity
-from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, Algorithms
+from rtunnel.wire.algorithms import CIPHERS, DEFAULT_ALGORITHMS, Algorithms
 from rtunnel.wire.certificate import Certificate, CertificateKind, sign_certificate
 from rtunnel.wire.data_types import name_list, string, text, uint32
 from rtunnel.wire.keys import ECDSA_P256, ED25519, RSA, PrivateKey, PublicKey
@@ -70,6 +71,8 @@ from tests.wire.examples import private_key
 #: A public value of curve25519.
 VALUE = b"\x09" + bytes(31)
 
+CHACHA20 = Algorithms(ciphers=(b"chacha20-poly1305@openssh.com",))
+
 NO_MEANING = (MSG_IGNORE, MSG_UNIMPLEMENTED, MSG_DEBUG)
 
 
@@ -94,14 +97,18 @@ class HandshakeTests(SynchronousTestCase):
     def test_every_cipher_mac_and_key_exchange(self) -> None:
         """Each is negotiated and carries messages both ways."""
         defaults = DEFAULT_ALGORITHMS
+        everything = Algorithms(ciphers=tuple(CIPHERS))
         for changes in (
-            *({"ciphers": (name,)} for name in defaults.ciphers),
+            *({"ciphers": (name,)} for name in CIPHERS),
             *({"ciphers": (b"aes128-ctr",), "macs": (name,)} for name in defaults.macs),
             *({"key_exchanges": (name,)} for name in defaults.key_exchanges),
         ):
             clock = Clock()
             narrowed = Algorithms(**changes)
-            pair = Pair(client=make_client(clock, algorithms=narrowed)).log_in()
+            pair = Pair(
+                make_server(clock, algorithms=everything),
+                make_client(clock, algorithms=narrowed),
+            ).log_in()
             pair.client_transport.sendPacket(MSG_CHANNEL_DATA, b"up", b"ward")
             pair.server_transport.sendPacket(MSG_CHANNEL_DATA, b"down")
             pair.pump()
@@ -148,6 +155,26 @@ class HandshakeTests(SynchronousTestCase):
         narrowed = Algorithms(user_keys=(b"ssh-ed25519",))
         pair = Pair(make_server(Clock(), algorithms=narrowed)).log_in()
         self.assertEqual(pair.client_transport.server_sig_algs, (b"ssh-ed25519",))
+
+    def test_chacha20_is_refused_to_a_peer_that_is_not_strict(self) -> None:
+        """Nothing can be cut out of a connection unnoticed, whichever end we are."""
+        for strict in (True, False):
+            server = make_server(Clock(), algorithms=CHACHA20)
+            raw = RawClient(server, strict=strict)
+            raw.algorithms = CHACHA20
+            raw.send_version()
+            raw.send(MSG_KEXINIT, raw.kexinit().payload[1:])
+            if strict:
+                self.assertIsNone(raw.disconnect_reason())
+            else:
+                self.assertEqual(
+                    raw.disconnect_reason(),
+                    (
+                        DISCONNECT_KEY_EXCHANGE_FAILED,
+                        "chacha20-poly1305@openssh.com needs strict KEX, which you do "
+                        "not do",
+                    ),
+                )
 
     def test_who_does_not_ask_gets_no_ext_info(self) -> None:
         """RFC 8308 section 2.2."""

@@ -14,11 +14,13 @@ from rtunnel.errors import (
     DISCONNECT_NO_MORE_AUTH_METHODS_AVAILABLE,
     AuthenticationRefused,
 )
+from rtunnel.ssh.factory import ClientFactory
 from rtunnel.ssh.limits import DEFAULT_LIMITS, TransportLimits
 from rtunnel.ssh.userauth import LoginRules
 from rtunnel.ssh.userauth_client import Credentials
+from rtunnel.testing import RecordingHandler
 from rtunnel.trust.identity import Identity
-from rtunnel.wire.algorithms import Algorithms
+from rtunnel.wire.algorithms import USER_KEY_ALGORITHMS, Algorithms
 from rtunnel.wire.certificate import Certificate, CertificateKind, sign_certificate
 from rtunnel.wire.data_types import boolean, name_list, string
 from rtunnel.wire.keys import (
@@ -44,6 +46,7 @@ from tests.ssh.transports import (
     RawClient,
     RecordingEvents,
     RecordingService,
+    believe,
     identify,
     identity,
     make_client,
@@ -459,6 +462,7 @@ class UserAuthClientTests(SynchronousTestCase):
         credentials: Credentials,
         *,
         server_algorithms: Algorithms | None = None,
+        client_algorithms: Algorithms | None = None,
         accept: bool = True,
     ) -> list[tuple[bytes, bytes]]:
         """What the client asks with, as algorithm and blob."""
@@ -475,7 +479,12 @@ class UserAuthClientTests(SynchronousTestCase):
         server = make_server(
             clock, rules=rules, algorithms=server_algorithms or Algorithms()
         )
-        pair = Pair(server, make_client(clock, credentials=credentials), clock)
+        client = make_client(
+            clock,
+            credentials=credentials,
+            algorithms=client_algorithms or Algorithms(),
+        )
+        pair = Pair(server, client, clock)
         pair.pump()
         self.assertEqual(pair.server_transport.authenticated, accept)
         return asked
@@ -519,15 +528,47 @@ class UserAuthClientTests(SynchronousTestCase):
         )
         credentials = Credentials("x", key, certificate(key.public))
         self.assertEqual(
-            credentials.algorithm((b"rsa-sha2-256",)),
+            credentials.algorithm(USER_KEY_ALGORITHMS, (b"rsa-sha2-256",)),
             b"rsa-sha2-256-cert-v01@openssh.com",
         )
+
+    def test_uses_what_it_may_and_in_that_order(self) -> None:
+        """Our own list counts too."""
+        for names in (
+            (b"rsa-sha2-256", b"rsa-sha2-512"),
+            (b"ssh-ed25519", b"rsa-sha2-256"),
+        ):
+            ours = Algorithms(user_keys=names)
+            self.assertEqual(
+                [
+                    algorithm
+                    for algorithm, _ in self.requests(
+                        Credentials("x", private_key(RSA)), client_algorithms=ours
+                    )
+                ],
+                [b"rsa-sha2-256"],
+            )
+
+    def test_a_key_that_cannot_be_used_is_told_at_once(self) -> None:
+        """Not to the server: to who configured it."""
+        with self.assertRaisesRegex(ValueError, "nothing to log in with"):
+            ClientFactory(
+                clock=Clock(),
+                username="x",
+                key=private_key(ED25519),
+                certificate=None,
+                check_host=believe,
+                handler=RecordingHandler(),
+                algorithms=Algorithms(user_keys=(b"ssh-ed25519-cert-v01@openssh.com",)),
+            )
 
     def test_a_server_that_lists_too_little_is_asked_all_the_same(self) -> None:
         """Or that lists nothing at all."""
         credentials = Credentials("x", private_key(ED25519))
         for listed in (None, (), (b"rsa-sha2-512",)):
-            self.assertEqual(credentials.algorithm(listed), b"ssh-ed25519")
+            self.assertEqual(
+                credentials.algorithm(USER_KEY_ALGORITHMS, listed), b"ssh-ed25519"
+            )
 
     def test_the_user_name_is_utf_8(self) -> None:
         """RFC 4252 section 5."""

@@ -267,6 +267,8 @@ class RawClient:
         self.session_id = b""
         self.version = b"SSH-2.0-test"
         self.received: list[tuple[int, bytes]] = []
+        #: What we offer.
+        self.algorithms = DEFAULT_ALGORITHMS
         #: The newest KEXINIT that we made.
         self.last_kexinit: KexInit | None = None
         self._strict = strict
@@ -325,8 +327,8 @@ class RawClient:
     def kexinit(self) -> KexInit:
         """A KEXINIT of ours."""
         offer = build_kexinit(
-            DEFAULT_ALGORITHMS,
-            DEFAULT_ALGORITHMS.host_keys,
+            self.algorithms,
+            self.algorithms.host_keys,
             os.urandom(16),
             is_client=True,
             first=self._strict and not self._exchanges,

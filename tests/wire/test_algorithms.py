@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtunnel.wire.algorithms import (
     DEFAULT_ALGORITHMS,
     Algorithms,
+    server_sig_algs,
     signature_algorithm,
 )
 
@@ -72,6 +73,12 @@ class AlgorithmsTests(SynchronousTestCase):
         with self.assertRaisesRegex(ValueError, "no ciphers"):
             Algorithms(ciphers=())
 
+    def test_chacha20_has_to_be_asked_for(self) -> None:
+        """It is known, and not offered."""
+        chacha20 = b"chacha20-poly1305@openssh.com"
+        self.assertNotIn(chacha20, DEFAULT_ALGORITHMS.ciphers)
+        self.assertEqual(Algorithms(ciphers=(chacha20,)).ciphers, (chacha20,))
+
     def test_the_order_is_free(self) -> None:
         """What comes first is preferred."""
         ciphers = (b"aes256-gcm@openssh.com", b"aes128-gcm@openssh.com")
@@ -89,3 +96,22 @@ class SignatureAlgorithmTests(SynchronousTestCase):
             (b"ssh-ed25519", b"ssh-ed25519"),
         ):
             self.assertEqual(signature_algorithm(name), signature)
+
+
+class ServerSigAlgsTests(SynchronousTestCase):
+    """:func:`server_sig_algs`."""
+
+    def test_names_what_is_taken_and_what_it_is_signed_with(self) -> None:
+        """Clients look for the signature of their certificate, not for its own name."""
+        self.assertEqual(
+            server_sig_algs(
+                (b"rsa-sha2-512-cert-v01@openssh.com", b"ssh-ed25519"),
+            ),
+            (b"rsa-sha2-512-cert-v01@openssh.com", b"ssh-ed25519", b"rsa-sha2-512"),
+        )
+
+    def test_by_default_every_signature_is_there_and_no_sha_1(self) -> None:
+        """Each once."""
+        names = server_sig_algs(DEFAULT_ALGORITHMS.user_keys)
+        self.assertEqual(names, DEFAULT_ALGORITHMS.user_keys)
+        self.assertNotIn(b"ssh-rsa", names)

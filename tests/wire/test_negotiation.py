@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import attrs
 from hypothesis import given, settings
@@ -10,7 +11,12 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.errors import DISCONNECT_KEY_EXCHANGE_FAILED, ProtocolError
-from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, HOST_KEY_ALGORITHMS, Algorithms
+from rtunnel.wire.algorithms import (
+    CIPHERS,
+    DEFAULT_ALGORITHMS,
+    HOST_KEY_ALGORITHMS,
+    Algorithms,
+)
 from rtunnel.wire.data_types import boolean, name_list, string, uint32
 from rtunnel.wire.negotiation import (
     EXT_INFO_CLIENT,
@@ -21,7 +27,9 @@ from rtunnel.wire.negotiation import (
     STRICT_CLIENT,
     STRICT_SERVER,
     KexInit,
+    Negotiated,
     build_kexinit,
+    check_strict,
     encode_ext_info,
     is_strict,
     negotiate,
@@ -31,6 +39,9 @@ from rtunnel.wire.negotiation import (
 GCM = b"aes128-gcm@openssh.com"
 CTR = b"aes256-ctr"
 ETM = b"hmac-sha2-256-etm@openssh.com"
+
+CTRS = (CTR,)
+EVERYTHING = Algorithms(ciphers=tuple(CIPHERS))
 
 
 def offer(
@@ -140,6 +151,27 @@ class NegotiateTests(SynchronousTestCase):
         agreed = negotiate(client, offer(client=False))
         self.assertIsNone(agreed.mac_client_to_server)
         self.assertIsNone(agreed.mac_server_to_client)
+
+    def test_chacha20_needs_strict_kex(self) -> None:
+        """In either direction; the others do not."""
+        server = offer(client=False, algorithms=EVERYTHING)
+        for name in CIPHERS:
+            client = offer(client=True, algorithms=Algorithms(ciphers=(name,)))
+            check: Callable[[Negotiated], None] = check_strict
+            if name == b"chacha20-poly1305@openssh.com":
+                check = self.check_refused
+            check(
+                negotiate(attrs.evolve(client, ciphers_client_to_server=CTRS), server)
+            )
+            check(
+                negotiate(attrs.evolve(client, ciphers_server_to_client=CTRS), server)
+            )
+
+    def check_refused(self, agreed: Negotiated) -> None:
+        """Without strict KEX what was agreed on is refused."""
+        with self.assertRaisesRegex(ProtocolError, "needs strict KEX") as raised:
+            check_strict(agreed)
+        self.assertEqual(raised.exception.reason_code, DISCONNECT_KEY_EXCHANGE_FAILED)
 
     def test_nothing_in_common_is_said_with_its_name(self) -> None:
         """One sentence, and the reason code for it."""

@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.errors import ProtocolError
 from rtunnel.wire.aes_gcm import AesGcm
+from rtunnel.wire.chacha20_poly1305 import ChaCha20Poly1305
 from rtunnel.wire.packet_cipher import (
     ClearCipher,
     PacketCipher,
@@ -16,7 +17,11 @@ from rtunnel.wire.packet_cipher import (
     padding_length,
 )
 
-CIPHERS: tuple[PacketCipher, ...] = (ClearCipher(), AesGcm(b"k" * 16, b"i" * 12))
+CIPHERS: tuple[PacketCipher, ...] = (
+    ClearCipher(),
+    AesGcm(b"k" * 16, b"i" * 12),
+    ChaCha20Poly1305(b"k" * 64),
+)
 
 
 class PaddingTests(SynchronousTestCase):
@@ -34,6 +39,7 @@ class PaddingTests(SynchronousTestCase):
         """RFC 4253 section 6 aligns it too, AEAD and EtM ciphers do not."""
         self.assertEqual(padding_length(CIPHERS[0], 1), 10)
         self.assertEqual(padding_length(CIPHERS[1], 1), 14)
+        self.assertEqual(padding_length(CIPHERS[2], 1), 6)
 
 
 class PacketLengthTests(SynchronousTestCase):
@@ -50,6 +56,14 @@ class PacketLengthTests(SynchronousTestCase):
         check_packet_length(CIPHERS[0], 12, 100)
         with self.assertRaises(ProtocolError):
             check_packet_length(CIPHERS[0], 4, 100)
+        with self.assertRaises(ProtocolError):
+            check_packet_length(CIPHERS[1], 0, 100)
+
+    def test_one_block_of_eight_is_enough_without_the_length_field(self) -> None:
+        """OpenSSH sends such packets, USERAUTH_SUCCESS for one, under ChaCha20."""
+        check_packet_length(CIPHERS[2], 8, 100)
+        with self.assertRaises(ProtocolError):
+            check_packet_length(CIPHERS[2], 0, 100)
 
     def test_refuses_what_is_not_in_whole_blocks(self) -> None:
         """Each cipher has its own blocks, and its own idea of where they begin."""
