@@ -17,6 +17,7 @@ PYENV_BINS = $(shell pyenv versions --bare 2>/dev/null | grep '^3\.1[123]\.' \
 .PHONY: demo test lint bench bench-quick clean
 
 demo: $(BIN)/python
+	@rm -rf build  # setuptools would ship what an earlier build left there
 	@$(BIN)/python -m pip install --quiet .
 	@$(BIN)/rtunnel demo
 
