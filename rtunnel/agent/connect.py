@@ -26,11 +26,11 @@ from twisted.internet.interfaces import (
 from twisted.internet.ssl import Certificate, optionsForClientTLS
 from zope.interface import implementer
 
-from rtunnel.agent.happy_eyeballs import first_success
 from rtunnel.agent.http_connect import HttpConnectEndpoint, http_proxy_for
 from rtunnel.agent.reactors import IAgentReactor
 from rtunnel.config import Address
 from rtunnel.errors import ConnectionFailed
+from rtunnel.happy_eyeballs import first_success
 from rtunnel.resolution import interleaved, resolve
 
 #: Seconds for one TCP connection; the whole dial has a deadline of its own.

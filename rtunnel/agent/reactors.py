@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from twisted.internet.interfaces import (
-    IReactorPluggableNameResolver,
-    IReactorTCP,
-    IReactorTime,
-)
+from rtunnel.target_dialer import IDialingReactor
 
 
-class IAgentReactor(IReactorTCP, IReactorTime, IReactorPluggableNameResolver):
-    """Connects, keeps time, and resolves names."""
+class IAgentReactor(IDialingReactor):
+    """Connects, to proxies and targets, keeps time, and resolves names."""

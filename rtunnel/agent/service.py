@@ -24,10 +24,10 @@ from rtunnel.agent.machine import DEFAULT_DEADLINES, Deadlines, TunnelState
 from rtunnel.agent.pool import Dial, Pinned, Pool
 from rtunnel.agent.reactors import IAgentReactor
 from rtunnel.agent.tunnel import Tunnel, TunnelStatus
-from rtunnel.config import AgentConfig, load_agent
+from rtunnel.config import Address, AgentConfig, load_agent
 from rtunnel.discovery.messages import DiscoveryRequest
 from rtunnel.discovery.tracker import ClaimAnswer
-from rtunnel.errors import KeyFileError
+from rtunnel.errors import InvalidName, KeyFileError
 from rtunnel.state_directory import AgentCredentials, load_agent_credentials
 
 #: Seconds that open connections have to finish when the agent stops.
@@ -200,7 +200,8 @@ class AgentService(Service):
     def discovery_received(self, tunnel: Tunnel, request: DiscoveryRequest) -> None:
         """See :class:`~rtunnel.agent.tunnel.TunnelOwner`."""
         if tunnel.dialled.number in self._tunnels:
-            self._pool.learn(tunnel.dialled, request, self._reactor.seconds())
+            understood = _with_known_addresses(request)
+            self._pool.learn(tunnel.dialled, understood, self._reactor.seconds())
             self._replan_soon()
 
     def tunnel_ended(self, tunnel: Tunnel, reason: str, by_us: bool) -> None:
@@ -335,3 +336,25 @@ class AgentService(Service):
 
 def _load_credentials(config: AgentConfig, now: float) -> AgentCredentials:
     return load_agent_credentials(config.state, config.cluster, now)
+
+
+def _with_known_addresses(request: DiscoveryRequest) -> DiscoveryRequest:
+    """Without the addresses whose form we do not understand; newer proxies have more.
+
+    A proxy that is left without one is looked for through the balancer.
+    """
+    return attrs.evolve(
+        request,
+        proxies=tuple(
+            attrs.evolve(advert, addresses=tuple(filter(_is_address, advert.addresses)))
+            for advert in request.proxies
+        ),
+    )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        Address.parse(text)
+    except InvalidName:
+        return False
+    return True

@@ -200,19 +200,7 @@ class Tunnel:
 
     def dial(self) -> None:
         """Begin to connect."""
-        factory = ClientFactory(
-            clock=self._clock,
-            username=USERNAME,
-            key=self._credentials.key,
-            certificate=self._credentials.certificate,
-            check_host=self._check_host,
-            handler=self,
-        )
-        self._connecting = Deferred.fromCoroutine(
-            self._connector.connect(
-                Address.parse(self.dialled.address), self.dialled.rotation, factory
-            )
-        )
+        self._connecting = Deferred.fromCoroutine(self._connect())
         self._connecting.addCallbacks(self._connected, self._not_connected)
 
     def greet(self) -> None:
@@ -263,6 +251,18 @@ class Tunnel:
         self._owner.tunnel_ended(self, reason, by_us)
 
     # On the way up.
+
+    async def _connect(self) -> IProtocol:
+        factory = ClientFactory(
+            clock=self._clock,
+            username=USERNAME,
+            key=self._credentials.key,
+            certificate=self._credentials.certificate,
+            check_host=self._check_host,
+            handler=self,
+        )
+        address = Address.parse(self.dialled.address)
+        return await self._connector.connect(address, self.dialled.rotation, factory)
 
     def _connected(self, protocol: IProtocol) -> None:
         self._transport = cast(ClientTransport, protocol)

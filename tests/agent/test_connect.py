@@ -18,9 +18,9 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.agent.connect import Connector
-from rtunnel.agent.happy_eyeballs import ATTEMPT_DELAY
 from rtunnel.config import Address
 from rtunnel.errors import ConnectionFailed
+from rtunnel.happy_eyeballs import ATTEMPT_DELAY
 from tests.agent.reactors import MemoryReactor, RecordingProtocol, TcpTransport
 
 NAMES = {

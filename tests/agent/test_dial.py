@@ -6,15 +6,16 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtunnel.agent.dial import DIAL_TIMEOUT, MAX_ATTEMPTS, Site
-from rtunnel.agent.happy_eyeballs import ATTEMPT_DELAY
+from rtunnel.agent.dial import Site
 from rtunnel.discovery.transport_request import TransportRequest
 from rtunnel.errors import (
     OPEN_ADMINISTRATIVELY_PROHIBITED,
     OPEN_CONNECT_FAILED,
     OpenRefused,
 )
+from rtunnel.happy_eyeballs import ATTEMPT_DELAY
 from rtunnel.ssh.connection import Attach
+from rtunnel.target_dialer import DIAL_TIMEOUT, MAX_ATTEMPTS
 from rtunnel.tcp_stream import TcpStream
 from rtunnel.testing import MemoryStream
 from rtunnel.trust.targets import TargetPatterns
