@@ -62,14 +62,6 @@ def tunnel_lost(cluster: str) -> OpenRefused:
     )
 
 
-def local_not_listed(target: Target) -> OpenRefused:
-    """The target is on the proxy's own side, and ``[local] allow`` lacks it."""
-    return OpenRefused(
-        OPEN_ADMINISTRATIVELY_PROHIBITED,
-        f"{target} is not in this proxy's [local] allow list",
-    )
-
-
 def draining() -> OpenRefused:
     """The proxy is going down and takes nothing new."""
     return OpenRefused(

@@ -172,7 +172,7 @@ class ProxyService(Service):
             own_name=self._config.name,
             policy=self._current_policy,
             sites=sites,
-            local=LocalSite(self._config.local.allow, self._reactor),
+            local=LocalSite(self._reactor, self._config.local.allow),
             peers=self._peers,
             known=self._known,
             clock=self._reactor,

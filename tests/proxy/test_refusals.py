@@ -14,7 +14,6 @@ class RefusalTests(SynchronousTestCase):
         target = Target("web1", "b", 22)
         for refusal, code in (
             (refusals.not_allowed("alice", target), 1),
-            (refusals.local_not_listed(target), 1),
             (refusals.unknown_cluster("x", []), 1),
             (refusals.offline("b"), 2),
             (refusals.no_answer("b", 15), 2),
