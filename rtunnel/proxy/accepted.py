@@ -149,32 +149,21 @@ class Accepted:
 
     def login_accepted(self, identity: Identity, address: str) -> None:
         """Audit a login (called by the SSH listener)."""
+        own = self._membership.record.id
         if isinstance(identity, AgentIdentity):
-            self.record(
-                LoginAccepted(
-                    source=address,
-                    proxy=self._membership.record.id,
-                    cluster=identity.cluster,
-                    agent=identity.instance,
-                )
+            event = LoginAccepted(
+                source=address,
+                proxy=own,
+                cluster=identity.cluster,
+                agent=identity.instance,
             )
         elif isinstance(identity, UserIdentity):
-            self.record(
-                LoginAccepted(
-                    source=address,
-                    proxy=self._membership.record.id,
-                    user=identity.name,
-                    key_id=identity.key_id,
-                )
+            event = LoginAccepted(
+                source=address, proxy=own, user=identity.name, key_id=identity.key_id
             )
         else:
-            self.record(
-                LoginAccepted(
-                    source=address,
-                    proxy=self._membership.record.id,
-                    key_id=identity.proxy_id,
-                )
-            )
+            event = LoginAccepted(source=address, proxy=own, key_id=identity.proxy_id)
+        self.record(event)
 
     def login_refused(self, address: str, username: str, reason: str) -> None:
         """Audit a refused login (called by the SSH listener)."""
