@@ -3,8 +3,9 @@
 Proxies *vouch* for proxies: each discovery request is the full list of one source and
 replaces what that source said before. A proxy is known as long as anybody's word for it
 is younger than the ``ttl`` that came with it. What is known of it comes from the
-highest generation that anybody vouches for; within one generation ``draining`` wins,
-because a proxy does not go back to being active without starting anew.
+highest generation that anybody vouches for. Within one generation the proxy's own word
+comes first, and among those of others ``draining``, because a proxy does not go back to
+being active without starting anew.
 
 A *claim* says that a proxy has a tunnel from this agent, or a dial that has passed the
 host-key check: at most one for each proxy. Claims never run out. A draining tunnel
@@ -74,10 +75,13 @@ class KnownProxy:
 class _Vouch:
     advert: ProxyAdvert
     expires: float
+    is_own: bool
 
-    def rank(self) -> tuple[int, bool, float]:
+    def rank(self) -> tuple[int, bool, bool, float]:
+        """The more a word counts, the higher."""
         advert = self.advert
-        return advert.generation, advert.state == DRAINING, self.expires
+        draining = advert.state == DRAINING
+        return advert.generation, self.is_own, draining, self.expires
 
 
 @attrs.frozen
@@ -121,7 +125,9 @@ class Tracker:
             if advert.id not in self._vouches and len(self._vouches) >= MAX_KNOWN:
                 continue
             vouches = self._vouches.setdefault(advert.id, {})
-            vouches[source] = _Vouch(advert, now + advert.ttl)
+            vouches[source] = _Vouch(
+                advert, now + advert.ttl, is_own=source == advert.id
+            )
         self._known = None
         self.expire(now)
 
@@ -152,13 +158,19 @@ class Tracker:
         :param proxy_id: the proxy's UUID.
         :param now: seconds.
         :returns: GRANTED when the dial may go on and log in: the claim is then made.
+            With no tunnel held, a proxy that was said to leave is taken all the same.
         """
         self.expire(now)
         if proxy_id in self._claims:
             return ClaimAnswer.TAKEN
+        held = self.held()
         if self._is_leaving(proxy_id):
-            return ClaimAnswer.LEAVING
-        if self.tunnels is not None and len(self.held()) >= self.tunnels:
+            if held:
+                return ClaimAnswer.LEAVING
+            # All proxies were started anew, and nobody is left who could tell us. It
+            # answers, so what we knew of it is over.
+            self._forget(proxy_id)
+        if self.tunnels is not None and len(held) >= self.tunnels:
             return ClaimAnswer.ENOUGH
         self._claims[proxy_id] = Phase.ESTABLISHING
         return ClaimAnswer.GRANTED
@@ -257,6 +269,11 @@ class Tracker:
         ends = [v.expires for all_ in self._vouches.values() for v in all_.values()]
         ends += [left.until for left in self._left.values() if left.until < math.inf]
         return min(ends, default=None)
+
+    def _forget(self, proxy_id: str) -> None:
+        self._vouches.pop(proxy_id, None)
+        self._left.pop(proxy_id, None)
+        self._known = None
 
     def _expect(self, proxy_id: str) -> None:
         if proxy_id not in self._claims:

@@ -201,6 +201,24 @@ class ChangeTests(SynchronousTestCase):
             world.restart_proxy(proxy)
             self.assertLess(world.run_until_mesh(), 10.0)
 
+    def test_all_proxies_drain_and_start_anew(self) -> None:
+        """Nobody is left who could tell of the new generation."""
+        for direct in (False, True):
+            world = World()
+            ids = world.start_proxies(3, direct=direct)
+            world.run_until_mesh()
+            world.run(30)
+            old = [world.proxies[proxy_id] for proxy_id in ids]
+            for proxy_id in ids:
+                world.drain_proxy(proxy_id)
+            for proxy_id in ids:
+                world.kill_proxy(proxy_id)
+            world.run(2)
+            for proxy in old:
+                proxy.generation, proxy.state, proxy.in_balancer = 2, "active", True
+                world.restart_proxy(proxy)
+            self.assertLess(world.run_until_mesh(), 10.0)
+
     def test_no_dials_while_a_proxy_drains(self) -> None:
         """It is not wanted, and all the others are there."""
         world = World()

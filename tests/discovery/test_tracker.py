@@ -117,6 +117,15 @@ class KnownTests(SynchronousTestCase):
         tracker.learn(P2, request(advert(3, generation=2)), 2.0)
         self.assertEqual(missing(tracker), [P3])
 
+    def test_proxys_own_word_wins_within_a_generation(self) -> None:
+        """What others say of it is older."""
+        tracker = Tracker()
+        tracker.learn(P1, request(advert(3, state=DRAINING, generation=2)), 0.0)
+        tracker.learn(P3, request(advert(3, generation=2)), 0.0)
+        self.assertEqual(missing(tracker), [P3])
+        tracker.learn(P1, request(advert(3, generation=3, state=DRAINING)), 0.0)
+        self.assertEqual(missing(tracker), [])
+
     def test_256_proxies_are_remembered(self) -> None:
         """What more there are is passed over; those that are known stay."""
         tracker = Tracker()
@@ -151,8 +160,26 @@ class ClaimTests(SynchronousTestCase):
     def test_draining_proxy_may_not(self) -> None:
         """A balancer may go on leading to it for a while."""
         tracker = Tracker()
+        serve(tracker, P1)
         tracker.learn(P1, request(advert(2, state=DRAINING)), 0.0)
         self.assertIs(tracker.claim(P2, 0.0), ClaimAnswer.LEAVING)
+
+    def test_draining_proxy_may_be_when_there_is_no_tunnel_at_all(self) -> None:
+        """All proxies were started anew, and nobody was there to tell of it."""
+        tracker = Tracker()
+        serve(tracker, P1, P2)
+        tracker.learn(P1, request(advert(1), advert(2)), 0.0)
+        tracker.learn(P2, request(advert(1, state=DRAINING), advert(2)), 0.0)
+        for each in (P1, P2):
+            tracker.drain(each, by_proxy=True)
+        for each in (P1, P2):
+            tracker.release(each, 1.0)
+        self.assertIs(tracker.claim(P1, 2.0), ClaimAnswer.GRANTED)
+        self.assertEqual(tracker.held(), (P1,))
+        self.assertIs(tracker.claim(P2, 2.0), ClaimAnswer.LEAVING)
+        renewed = request(advert(1, generation=2), advert(2, generation=2))
+        tracker.learn(P1, renewed, 2.1)
+        self.assertIs(tracker.claim(P2, 2.2), ClaimAnswer.GRANTED)
 
     def test_claim_establishes_then_serves(self) -> None:
         """The phases are there to be shown."""
@@ -334,11 +361,17 @@ class TrackerMachine(RuleBasedStateMachine):
         """A dial reaches a proxy."""
         held = len(self.tracker.held())
         answer = self.tracker.claim(proxy, self.now)
+        if not held and proxy not in self.claims:
+            assert answer is ClaimAnswer.GRANTED
         if proxy in self.claims:
             assert answer is ClaimAnswer.TAKEN
         if answer is ClaimAnswer.GRANTED:
             assert self.tracker.tunnels is None or held < self.tracker.tunnels
             self.claims[proxy] = Phase.ESTABLISHING
+            assert proxy in self.tracker.held()
+            if proxy not in known(self.tracker):
+                # It was said to be leaving, by whoever said something.
+                self.words = {k: end for k, end in self.words.items() if k[1] != proxy}
         if answer is ClaimAnswer.ENOUGH:
             assert self.tracker.tunnels is not None
             assert held >= self.tracker.tunnels
