@@ -134,6 +134,10 @@ class PacketOpener:
         length = self._length
         if length is None:
             if len(buffer) - offset < LENGTH_SIZE:
+                if offset == len(buffer):
+                    # An idle connection keeps nothing of what it read last.
+                    self._buffer = b""
+                    self._offset = 0
                 return None
             length = cipher.packet_length(
                 self.sequence, buffer[offset : offset + LENGTH_SIZE]

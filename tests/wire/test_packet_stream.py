@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 
 from hypothesis import given, settings
@@ -159,6 +160,16 @@ class PacketStreamTests(SynchronousTestCase):
         # 65,536 segments: copying what is there at each of them would move 137 GB.
         self.assertLess(time.process_time() - started, 5)
         self.assertEqual(opener.next_packet(), (94, bytes(2**22)))
+
+    def test_nothing_is_kept_of_what_has_been_read(self) -> None:
+        """An idle connection must not hold on to its last segment."""
+        sealer, opener = pair()
+        data = sealed(sealer, 94, bytes(1000))
+        before = sys.getrefcount(data)
+        opener.feed(data)
+        self.assertEqual(sys.getrefcount(data), before + 1)
+        packets(opener)
+        self.assertEqual(sys.getrefcount(data), before)
 
     def test_padding_comes_from_the_source_of_randomness(self) -> None:
         """It is asked for as many bytes as are padded."""
