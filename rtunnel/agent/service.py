@@ -24,11 +24,13 @@ from rtunnel.agent.machine import DEFAULT_DEADLINES, Deadlines, TunnelState
 from rtunnel.agent.pool import Dial, Pinned, Pool
 from rtunnel.agent.reactors import IAgentReactor
 from rtunnel.agent.tunnel import Tunnel, TunnelStatus
-from rtunnel.config import Address, AgentConfig, load_agent
+from rtunnel.config import Address, AgentConfig, check_usable, load_agent
 from rtunnel.discovery.messages import DiscoveryRequest
 from rtunnel.discovery.tracker import ClaimAnswer
-from rtunnel.errors import InvalidName, KeyFileError
+from rtunnel.errors import ConfigError, InvalidName, KeyFileError
 from rtunnel.state_directory import AgentCredentials, load_agent_credentials
+from rtunnel.wire.algorithms import HOST_KEY_ALGORITHMS
+from rtunnel.wire.certificate import CERTIFICATE_ALGORITHMS
 
 #: Seconds that open connections have to finish when the agent stops.
 DRAIN_TIMEOUT: Final = 30.0
@@ -68,6 +70,7 @@ class AgentService(Service):
     :param environ: the environment variables, for ``HTTPS_PROXY`` and ``NO_PROXY``.
     :param drain_timeout: seconds that open connections have when the agent stops.
     :raises KeyFileError: when key or certificate cannot be used.
+    :raises ConfigError: when the algorithms listed leave no way to use them.
     """
 
     _log = Logger()
@@ -137,8 +140,8 @@ class AgentService(Service):
     def reload(self) -> None:
         """Read the config file and the keys again, as on SIGHUP.
 
-        What may be reached holds from now on, keys and certificate from the next dial
-        on; another cluster, other proxies or tunnels need a restart.
+        What may be reached holds from now on, keys, certificate and algorithms from
+        the next dial on; another cluster, other proxies or tunnels need a restart.
 
         :raises ConfigError: when the file cannot be used; nothing changes then.
         :raises KeyFileError: likewise for keys and certificate.
@@ -158,6 +161,7 @@ class AgentService(Service):
             allow=config.allow,
             resolve=config.resolve,
             tunnel=config.tunnel,
+            ssh=config.ssh,
         )
         self._site.change(config.allow, config.resolve)
         self._log.info("{path} was read again", path=str(config.path))
@@ -275,6 +279,7 @@ class AgentService(Service):
             clock=self._reactor,
             now=self._now,
             heartbeat=self._config.tunnel,
+            algorithms=self._config.ssh.algorithms,
             deadlines=self._deadlines,
         )
         self._tunnels[dial.number] = tunnel
@@ -289,7 +294,7 @@ class AgentService(Service):
             self._loaded_at = self._reactor.seconds()
             try:
                 self._credentials = self._load(self._config, self._now())
-            except KeyFileError as error:
+            except (ConfigError, KeyFileError) as error:
                 self._log.error(
                     "{reason}; going on with what was read before", reason=str(error)
                 )
@@ -335,7 +340,14 @@ class AgentService(Service):
 
 
 def _load_credentials(config: AgentConfig, now: float) -> AgentCredentials:
-    return load_agent_credentials(config.state, config.cluster, now)
+    credentials = load_agent_credentials(config.state, config.cluster, now)
+    check_usable(
+        config.path,
+        config.ssh,
+        host=[name for name in HOST_KEY_ALGORITHMS if name in CERTIFICATE_ALGORITHMS],
+        user=credentials.certificate.signature_algorithms,
+    )
+    return credentials
 
 
 def _with_known_addresses(request: DiscoveryRequest) -> DiscoveryRequest:

@@ -55,6 +55,7 @@ from rtunnel.ssh.factory import ClientFactory
 from rtunnel.ssh.transport import ClientTransport
 from rtunnel.state_directory import AgentCredentials
 from rtunnel.trust.identity import check_uuid
+from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, Algorithms
 from rtunnel.wire.certificate import (
     CERTIFICATE_ALGORITHMS,
     Certificate,
@@ -117,6 +118,7 @@ class Tunnel:
 
     :param dial: where to, and which proxy is expected there.
     :param now: wall clock, seconds since the epoch.
+    :param algorithms: what to offer.
     :ivar proxy_id: of the proxy, once it is claimed for this tunnel.
     """
 
@@ -133,6 +135,7 @@ class Tunnel:
         clock: IReactorTime,
         now: Callable[[], float],
         heartbeat: TunnelConfig,
+        algorithms: Algorithms = DEFAULT_ALGORITHMS,
         deadlines: Deadlines = DEFAULT_DEADLINES,
     ) -> None:
         self.dialled = dial
@@ -145,6 +148,7 @@ class Tunnel:
         self._clock = clock
         self._now = now
         self._heartbeat = heartbeat
+        self._algorithms = algorithms
         self._core = TunnelCore(self, clock, deadlines)
         self._life = TunnelMachine(self._core)
         self._connecting: Deferred[IProtocol] | None = None
@@ -260,6 +264,7 @@ class Tunnel:
             certificate=self._credentials.certificate,
             check_host=self._check_host,
             handler=self,
+            algorithms=self._algorithms,
         )
         address = Address.parse(self.dialled.address)
         return await self._connector.connect(address, self.dialled.rotation, factory)

@@ -1,8 +1,10 @@
 """The config files of proxy and agent: file to frozen values, and values to file."""
 
 from rtunnel.config.addresses import Address
+from rtunnel.config.algorithm_lists import AlgorithmLists
 from rtunnel.config.loading import load_agent, load_proxy
 from rtunnel.config.structuring import describe_problem
+from rtunnel.config.usable_algorithms import check_usable
 from rtunnel.config.values import (
     AgentConfig,
     AuditConfig,
@@ -21,6 +23,7 @@ from rtunnel.config.writing import agent_toml, proxy_toml
 __all__ = [
     "Address",
     "AgentConfig",
+    "AlgorithmLists",
     "AuditConfig",
     "DrainConfig",
     "LimitsConfig",
@@ -32,6 +35,7 @@ __all__ = [
     "TunnelConfig",
     "WebConfig",
     "agent_toml",
+    "check_usable",
     "describe_problem",
     "load_agent",
     "load_proxy",

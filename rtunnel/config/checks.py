@@ -77,7 +77,7 @@ def is_proxy_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def _text(expected: str, read: Callable[[str], T]) -> Check:
+def text_check(expected: str, read: Callable[[str], T]) -> Check:
     """A check for a string that ``read`` takes, or raises :exc:`InvalidName`."""
 
     def check(value: object) -> T:
@@ -162,7 +162,7 @@ SecondsOrZero = Annotated[
 #: The design's section "Words".
 ClusterName = Annotated[
     str,
-    _text(
+    text_check(
         "a cluster name",
         naming.check_cluster,
     ),
@@ -171,19 +171,19 @@ ClusterName = Annotated[
 #: The name of a proxy, for people.
 ProxyName = Annotated[
     str,
-    _text(
+    text_check(
         "a name: 1 to 253 of letters, digits and '._-', not first or last '.' or '-'",
         _matching(_NAME),
     ),
 ]
 
 #: A file or directory, not resolved yet.
-FilePath = Annotated[Path, _text("a path", Path)]
+FilePath = Annotated[Path, text_check("a path", Path)]
 
 #: A Twisted server endpoint string; the real parse happens when it is listened on.
 Endpoint = Annotated[
     str,
-    _text(
+    text_check(
         'a Twisted server endpoint string such as "tcp:3023"',
         _matching(_ENDPOINT),
     ),
@@ -192,13 +192,13 @@ Endpoint = Annotated[
 #: An address to dial, SSH as it is or inside TLS.
 DialAddress = Annotated[
     addresses.Address,
-    _text(f'{_ADDRESS}, or "tls:host:443"', addresses.Address.parse),
+    text_check(f'{_ADDRESS}, or "tls:host:443"', addresses.Address.parse),
 ]
 
 #: Where the registry is.
 RegistryUrl = Annotated[
     str,
-    _text(
+    text_check(
         '"memory:", "sqlite:PATH" or "etcd:URL,URL" with http or https URLs',
         _matching(_REGISTRY),
     ),
@@ -207,28 +207,28 @@ RegistryUrl = Annotated[
 #: An entry of an allow list.
 Target = Annotated[
     targets.TargetPattern,
-    _text('a target pattern such as "host:22"', targets.TargetPattern.parse),
+    text_check('a target pattern such as "host:22"', targets.TargetPattern.parse),
 ]
 
 #: An entry of ``users`` in a rule.
 UserPattern = Annotated[
     str,
-    _text('a principal, "*" for any characters', policy.check_user_pattern),
+    text_check('a principal, "*" for any characters', policy.check_user_pattern),
 ]
 
 #: An entry of ``clusters`` in a rule.
 ClusterPattern = Annotated[
     str,
-    _text('a cluster name, "*" for any characters', policy.check_cluster_pattern),
+    text_check('a cluster name, "*" for any characters', policy.check_cluster_pattern),
 ]
 
 #: A name in an agent's resolve table, in lower case.
-PinnedName = Annotated[str, _text("a host name", _host_name)]
+PinnedName = Annotated[str, text_check("a host name", _host_name)]
 
 #: What such a name stands for.
 PinnedAddress = Annotated[
     str,
-    _text("an IP address", lambda text: str(hosts.parse_address(text))),
+    text_check("an IP address", lambda text: str(hosts.parse_address(text))),
 ]
 
 #: How many tunnels an agent holds.

@@ -104,9 +104,10 @@ def dotted(key: tuple[str | int, ...]) -> str:
 
 
 def key_names(kind: type) -> tuple[str, ...]:
-    """The keys of the table that becomes a ``kind``."""
+    """The keys of the table that becomes a ``kind``, its own before inherited ones."""
     hidden = "path" if kind in (ProxyConfig, AgentConfig) else ""
-    return tuple(a.name for a in attrs.fields(kind) if a.name != hidden)
+    fields = sorted(attrs.fields(kind), key=lambda field: field.inherited)
+    return tuple(field.name for field in fields if field.name != hidden)
 
 
 def _problems(

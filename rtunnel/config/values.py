@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import attrs
 
+from rtunnel.config.algorithm_lists import AlgorithmLists
 from rtunnel.config.checks import (
     AtLeastOne,
     ClusterName,
@@ -43,8 +44,8 @@ def host_name() -> str:
 
 
 @attrs.frozen
-class SshConfig:
-    """``[ssh]``: agents and clients.
+class SshConfig(AlgorithmLists):
+    """``[ssh]`` of a proxy: agents and clients.
 
     :param listen: Twisted server endpoint strings, at least one.
     :param public: what agents and clients are told to use.
@@ -183,6 +184,7 @@ class AgentConfig:
     :param cluster: the cluster that this agent serves.
     :param state: directory of key, certificate and CA.
     :param proxies: addresses to find proxies at; every A and AAAA record of each.
+    :param ssh: the algorithms of its connections to them.
     :param tunnels: "all", or how many tunnels to hold.
     :param allow: what may be reached through this agent; the last word.
     :param resolve: host names, in lower case, and the IP address that each stands for.
@@ -195,4 +197,5 @@ class AgentConfig:
     tunnels: Tunnels = "all"
     allow: TargetPatterns = OWN_SSHD
     resolve: Mapping[str, str] = MappingProxyType({})
+    ssh: AlgorithmLists = attrs.field(factory=AlgorithmLists)
     tunnel: TunnelConfig = TunnelConfig()

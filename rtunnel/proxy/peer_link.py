@@ -41,6 +41,7 @@ from rtunnel.ssh.factory import ClientFactory
 from rtunnel.ssh.transport import ClientTransport
 from rtunnel.state_directory import ProxyCredentials
 from rtunnel.trust.identity import check_uuid
+from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, Algorithms
 from rtunnel.wire.certificate import (
     CERTIFICATE_ALGORITHMS,
     Certificate,
@@ -71,6 +72,7 @@ class LinkSettings:
     :param heartbeat: seconds between keepalives while channels are open.
     :param missed: keepalives missed before a link is closed.
     :param limits: what may be opened through one link.
+    :param algorithms: what to offer.
     :param idle: seconds without a channel after which a link is closed.
     :param timeout: seconds for a new link.
     """
@@ -82,6 +84,7 @@ class LinkSettings:
     heartbeat: float
     missed: int
     limits: ChannelLimits
+    algorithms: Algorithms = DEFAULT_ALGORITHMS
     idle: float = LINK_IDLE
     timeout: float = LINK_TIMEOUT
 
@@ -223,6 +226,7 @@ class PeerLink:
             certificate=settings.credentials.certificate,
             check_host=self._check_host,
             handler=self,
+            algorithms=settings.algorithms,
             make_connection=lambda handler: Connection(handler, settings.limits),
         )
         endpoint = _endpoint(settings.reactor, Address.parse(text), settings.timeout)

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from rtunnel.audit.events import PolicyReloaded, ProxyStarted, ProxyStopping
 from rtunnel.audit.log import AuditLog
-from rtunnel.config import ProxyConfig, load_proxy
+from rtunnel.config import ProxyConfig, check_usable, load_proxy
 from rtunnel.errors import AuthenticationRefused, ConfigError
 from rtunnel.proxy.accepted import Accepted
 from rtunnel.proxy.authorized_keys_file import AuthorizedKeysFile
@@ -80,6 +80,9 @@ class ProxyService(Service):
         self._audit = AuditLog(config.audit.path, now)
         self._registry = open_registry(config.registry.url, config.state, reactor, now)
         credentials = load_proxy_credentials(config.state, config.cluster, now())
+        # To peers we log in with our host certificate.
+        usable = credentials.certificate.signature_algorithms
+        check_usable(config.path, config.ssh, host=usable, user=usable)
         self._membership = Membership(
             self._registry,
             reactor,
@@ -103,6 +106,7 @@ class ProxyService(Service):
                 heartbeat=config.tunnel.heartbeat,
                 missed=config.tunnel.missed,
                 limits=link_limits(config.limits.channels_per_connection),
+                algorithms=config.ssh.algorithms,
             ),
         )
         # With a listener for peers alone, they have no business on the other one.
@@ -154,6 +158,7 @@ class ProxyService(Service):
                 unauthenticated_per_source=limits.unauthenticated_per_source,
             ),
             events=self._accepted,
+            algorithms=self._config.ssh.algorithms,
             make_connection=self._make_connection,
         )
 

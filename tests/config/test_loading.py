@@ -364,7 +364,16 @@ class WrongFileTests(LoadingTestCase):
         self.assertIn('"k\\u001b": found an unknown key', problems[1])
 
 
-#: Key, and values that it must refuse.
+#: Key, and values that both files must refuse.
+REFUSED_ALGORITHMS: dict[str, list[Any]] = {
+    "ssh.ciphers": ["aes128-ctr", [1], [""], ["aes128-cbc"], ["aes128-ctr,aes256-ctr"]],
+    "ssh.macs": [["hmac-sha1"], ["hmac-sha2-256"], {}],
+    "ssh.key_exchanges": [["diffie-hellman-group14-sha256"], ["none"]],
+    "ssh.host_key_algorithms": [["ssh-rsa"], ["sk-ssh-ed25519@openssh.com"]],
+    "ssh.user_key_algorithms": [["ssh-rsa"], ["ssh-dss"], [2]],
+}
+
+#: The same for ``proxy.toml``.
 REFUSED_BY_PROXY: dict[str, list[Any]] = {
     "cluster": ["", "A", "a.b", "-a", "a" * 64, 1, True, ["a"]],
     "name": ["", "a b", ".a", "a\n", 1, "ü"],
@@ -387,6 +396,7 @@ REFUSED_BY_PROXY: dict[str, list[Any]] = {
         [1],
     ],
     "ssh.authorized_keys": ["", 1],
+    **REFUSED_ALGORITHMS,
     "registry.url": ["", "sqlite:", "memory", "redis:x", "etcd:", "etcd:host:1", 1],
     "tunnel.heartbeat": [0, -1, True, "5", float("inf"), float("nan"), 1e300, [5]],
     "tunnel.missed": [0, -1, 1.0, True, "3", 10**9],
@@ -412,6 +422,8 @@ REFUSED_BY_PROXY: dict[str, list[Any]] = {
 REFUSED_BY_AGENT: dict[str, list[Any]] = {
     "proxies": [[], "lb:3023", [""], {}],
     "tunnels": [0, -1, "any", "2", True, 1.0],
+    "ssh": [1, [], [{}]],
+    **REFUSED_ALGORITHMS,
     "allow": ["*:22", [""], [{}]],
     "resolve": [
         [],

@@ -41,6 +41,11 @@ listen = ["tcp:3023"]            # agents and clients; Twisted server endpoint s
 public = ["lb.example.com:3023"] # what agents and clients are told to use
 advertise = []                   # where agents can reach this very proxy, if they can
 authorized_keys = "authorized_keys" # relative to state, as every path below
+ciphers = []                     # best first; default: aes128-gcm@openssh.com, aes256-gcm@openssh.com, aes128-ctr, aes256-ctr; chacha20-poly1305@openssh.com only if it is listed
+macs = []                        # beside aes*-ctr; default: hmac-sha2-256-etm@openssh.com, hmac-sha2-512-etm@openssh.com
+key_exchanges = []               # default: mlkem768x25519-sha256, curve25519-sha256, curve25519-sha256@libssh.org
+host_key_algorithms = []         # of proxies; default: certificates, then plain keys, of ssh-ed25519, ecdsa-sha2-nistp256, rsa-sha2-512, rsa-sha2-256
+user_key_algorithms = []         # to log in with; default: the same, and FIDO keys (sk-)
 
 [web]
 listen = ["tcp:3080:interface=127.0.0.1"] # status page, /metrics, /healthz, /readyz
@@ -84,6 +89,13 @@ proxies = ["lb.example.com:3023"] # one or more addresses, all A and AAAA record
 tunnels = "all"                  # or a number: hold that many, let the proxies pass connections on
 allow = ["localhost:22"]         # what may be reached through this agent; the last word
 resolve = {}                     # names: {"web1" = "10.0.0.5"}
+
+[ssh]
+ciphers = []                     # best first; default: aes128-gcm@openssh.com, aes256-gcm@openssh.com, aes128-ctr, aes256-ctr; chacha20-poly1305@openssh.com only if it is listed
+macs = []                        # beside aes*-ctr; default: hmac-sha2-256-etm@openssh.com, hmac-sha2-512-etm@openssh.com
+key_exchanges = []               # default: mlkem768x25519-sha256, curve25519-sha256, curve25519-sha256@libssh.org
+host_key_algorithms = []         # of proxies; default: certificates, then plain keys, of ssh-ed25519, ecdsa-sha2-nistp256, rsa-sha2-512, rsa-sha2-256
+user_key_algorithms = []         # to log in with; default: the same, and FIDO keys (sk-)
 
 [tunnel]
 heartbeat = 5                    # seconds between heartbeats
