@@ -211,6 +211,7 @@ class FakeProxy:
     def _build(self, addr: Any) -> IProtocol:
         self.connections += 1
         protocol = self._factory.buildProtocol(addr)
+        assert protocol is not None
         self._open.append(protocol)
         return protocol
 
