@@ -263,7 +263,7 @@ class AgentService(Service):
             for tunnel in list(self._tunnels.values()):
                 if tunnel.proxy_id == proxy_id:
                     tunnel.drain(self._drain_timeout)
-        if not self._pool.tracker.shortfall():
+        if self._pool.tracker.all_in_service():
             for tunnel in list(self._tunnels.values()):
                 if tunnel.state is TunnelState.DRAINING:
                     tunnel.let_go()

@@ -254,6 +254,15 @@ class Tracker:
             wanted = min(wanted, self.tunnels - held)
         return max(0, wanted)
 
+    def all_in_service(self) -> bool:
+        """Whether nothing is wanted, and no tunnel is still being established.
+
+        Only then has a tunnel that is to be left been replaced.
+        """
+        return not self.shortfall() and all(
+            self._claims[proxy_id] is Phase.IN_SERVICE for proxy_id in self.held()
+        )
+
     def surplus(self) -> tuple[str, ...]:
         """Proxies whose tunnels are more than were asked for, newest first."""
         if self.tunnels is None:

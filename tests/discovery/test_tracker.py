@@ -300,6 +300,9 @@ class NumberedTests(SynchronousTestCase):
         self.assertEqual(tracker.shortfall(), 1)
         self.assertIs(tracker.claim(P2, 0.0), ClaimAnswer.GRANTED)
         self.assertEqual(tracker.surplus(), ())
+        self.assertFalse(tracker.all_in_service())
+        tracker.serve(P2)
+        self.assertTrue(tracker.all_in_service())
 
     def test_surplus_is_the_newest(self) -> None:
         """A proxy comes back although it was replaced: the replacement goes."""
