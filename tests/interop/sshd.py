@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.interop.peers import require_peer
@@ -29,9 +30,12 @@ Subsystem sftp internal-sftp
 """
 
 
-def make_key(path: Path) -> str:
-    """Make an Ed25519 key pair with ssh-keygen and return the public line."""
-    run([require_peer("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", path])
+def make_key(path: Path, key_type: str = "ed25519") -> str:
+    """Make a key pair with ssh-keygen and return the public line."""
+    # The smallest RSA key that is accepted, as the larger ones take long to make.
+    size = ["-b", "2048"] if key_type == "rsa" else []
+    keygen = [require_peer("ssh-keygen"), "-q", "-t", key_type, *size]
+    run([*keygen, "-N", "", "-f", path])
     return path.with_name(path.name + ".pub").read_text().strip()
 
 
@@ -41,9 +45,16 @@ class Sshd:
     :param directory: where its files go; made if need be.
     :param authorized: the public key line of who may log in.
     :param namespace: the network namespace to run it in, "" for our own.
+    :param settings: further lines of its configuration.
     """
 
-    def __init__(self, directory: Path, authorized: str, namespace: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        authorized: str,
+        namespace: str = "",
+        settings: Sequence[str] = (),
+    ) -> None:
         directory.mkdir(exist_ok=True)
         self.port = free_port()
         self.user = getpass.getuser()
@@ -57,6 +68,7 @@ class Sshd:
                 directory=directory,
                 pam="yes" if _account_is_locked(self.user) else "no",
             )
+            + "".join(f"{line}\n" for line in settings)
         )
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
