@@ -14,11 +14,12 @@ from twisted.internet.interfaces import IReactorTime
 
 from rtunnel.errors import InvalidName, OpenRefused, ProtocolError
 from rtunnel.naming import Target, printable
+from rtunnel.proxy.session_stream import SessionStream, send_exit_status
 from rtunnel.proxy.subsystem import parse_subsystem
 from rtunnel.splice import Stream
 from rtunnel.ssh.channel import Channel
 from rtunnel.status_text import clusters_text, status_text
-from rtunnel.wire.data_types import Reader, uint32
+from rtunnel.wire.data_types import Reader
 
 #: Seconds a session may stay without asking for anything.
 IDLE_TIMEOUT = 60.0
@@ -91,7 +92,7 @@ class Session:
             self._channel.write_stderr(f"rtunnel: {error}\n".encode())
             self._clock.callLater(0, self._exit, 1)
             return False
-        join(self._channel)
+        join(SessionStream(self._channel))
         return True
 
     def _run(self, command: bytes) -> None:
@@ -132,8 +133,7 @@ class Session:
         return text.encode()
 
     def _exit(self, code: int) -> None:
-        # RFC 4254 section 6.10: byte CHANNEL_REQUEST, "exit-status", FALSE, uint32.
-        self._channel.send_request(b"exit-status", uint32(code), want_reply=False)
+        send_exit_status(self._channel, code)
         self._channel.close()
 
 

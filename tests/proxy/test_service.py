@@ -309,8 +309,10 @@ class SessionTests(ProxyTestCase):
     async def test_the_proxy_subsystem_reaches_targets(self) -> None:
         """As ``ssh -W`` does."""
         await self.agent_in_service()
-        out, _, succeeded = await self.run_command(b"subsystem", b"proxy:web1:2222@b")
-        self.assertEqual((out, succeeded), (b"hello", True))
+        out, code, succeeded = await self.run_command(
+            b"subsystem", b"proxy:web1:2222@b"
+        )
+        self.assertEqual((out, code, succeeded), (b"hello", 0, True))
 
     async def test_a_subsystem_that_cannot_be_reached_fails(self) -> None:
         """And the session ends."""
