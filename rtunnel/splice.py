@@ -16,6 +16,8 @@ from twisted.internet.interfaces import IProducer, IPushProducer, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from rtunnel.wire.packet_cipher import Buffer
+
 
 class StreamReceiver(Protocol):
     """What a stream tells its owner. Nothing comes before ``start``."""
@@ -34,8 +36,28 @@ class StreamReceiver(Protocol):
         """
 
 
+class BufferReceiver(StreamReceiver, Protocol):
+    """A receiver that keeps no data, and so can do with memory that is used again."""
+
+    def buffer_received(self, data: memoryview) -> None:
+        """Called in place of ``data_received``; ``data`` is gone when this returns."""
+
+
+def deliver(receiver: StreamReceiver, data: Buffer) -> None:
+    """Give ``data`` to a receiver, as a view only if it takes that."""
+    if isinstance(data, memoryview):
+        take = getattr(receiver, "buffer_received", None)
+        if take is not None:
+            take(data)
+            return
+    receiver.data_received(bytes(data))
+
+
 class Stream(Protocol):
     """A byte stream each way with back-pressure and half-close.
+
+    One that copies what it cannot send at once has ``write_buffer`` as well, which
+    takes a memoryview whose memory is the caller's again when it returns.
 
     It is an IConsumer and an IPushProducer besides; ``registerProducer`` takes push
     producers only.
@@ -116,6 +138,17 @@ class _Direction:
         self.count += len(data)
         try:
             self.sink.write(data)
+        except Exception:
+            self.splice.failed()
+
+    def buffer_received(self, data: memoryview) -> None:
+        self.count += len(data)
+        write = getattr(self.sink, "write_buffer", None)
+        try:
+            if write is not None:
+                write(data)
+            else:
+                self.sink.write(bytes(data))
         except Exception:
             self.splice.failed()
 

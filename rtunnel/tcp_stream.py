@@ -29,13 +29,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rtunnel.direct_socket import DirectSocket, direct_socket
 from rtunnel.errors import (
     OPEN_CONNECT_FAILED,
     OPEN_RESOURCE_SHORTAGE,
     OpenRefused,
 )
-from rtunnel.splice import StreamReceiver
+from rtunnel.splice import StreamReceiver, deliver
 from rtunnel.wire.byte_queue import ByteQueue
+from rtunnel.wire.packet_cipher import Buffer
 
 #: Seconds of silence before the first keepalive probe, and between the others.
 KEEPALIVE_IDLE = 60
@@ -46,6 +48,13 @@ KEEPALIVE_PROBES = 4
 
 #: Bytes delivered at a time of what came before anybody took it.
 _PIECE = 65536
+
+#: Bytes read at a time, where Twisted can be passed by.
+READ_SIZE = 256 * 1024
+
+#: Where they are read to. One for all streams: what came is delivered, or copied,
+#: before the next read.
+_received = memoryview(bytearray(READ_SIZE))
 
 
 @implementer(IHalfCloseableProtocol, IConsumer, IPushProducer)
@@ -67,6 +76,7 @@ class TcpStream(Protocol):
     def __init__(self, user_timeout: float = 0) -> None:
         self._user_timeout = user_timeout
         self._receiver: StreamReceiver | None = None
+        self._direct: DirectSocket | None = None
         self._held = ByteQueue()
         self._paused = False
         self._delivering = False
@@ -84,6 +94,9 @@ class TcpStream(Protocol):
     def connectionMade(self) -> None:
         """Stop reading at once, and set the socket's options."""
         self._producing_transport.pauseProducing()
+        self._direct = direct_socket(self.transport)
+        if self._direct is not None:
+            self._direct.read_into(self)
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
         if ISystemHandle.providedBy(self.transport):
@@ -93,6 +106,17 @@ class TcpStream(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Data from the peer."""
+        self._take(data)
+
+    def get_buffer(self) -> memoryview:
+        """Where the next data from the peer goes."""
+        return _received
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Data from the peer, where :meth:`get_buffer` said."""
+        self._take(_received[:nbytes])
+
+    def _take(self, data: Buffer) -> None:
         if self._deaf:
             return
         if self._receiver is None or self._paused or self._held or self._delivering:
@@ -111,6 +135,9 @@ class TcpStream(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
         self._lost = True
+        if self._direct is not None:
+            self._direct.release()
+            self._direct = None
         if self._closing or reason.check(error.ConnectionDone):
             self._deliver_held()
         elif reason.check(error.ConnectionAborted):
@@ -135,8 +162,19 @@ class TcpStream(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send ``data``. Ignored after :meth:`write_eof` or the end."""
-        if not self._eof_sent and not self._lost:
-            self.transport.write(data)
+        self._write(data)
+
+    def write_buffer(self, data: memoryview) -> None:
+        """The same; the memory is the caller's again when this returns."""
+        self._write(data)
+
+    def _write(self, data: Buffer) -> None:
+        if self._eof_sent or self._lost:
+            return
+        if self._direct is not None:
+            self._direct.write(data)
+        else:
+            self.transport.write(bytes(data))
 
     def write_eof(self) -> None:
         """Send FIN once everything written has been sent."""
@@ -216,11 +254,11 @@ class TcpStream(Protocol):
         ):
             self._producing_transport.resumeProducing()
 
-    def _deliver(self, data: bytes) -> None:
+    def _deliver(self, data: Buffer) -> None:
         assert self._receiver is not None
         self._delivering = True
         try:
-            self._receiver.data_received(data)
+            deliver(self._receiver, data)
         except Exception:
             self._receiver_raised()
         finally:

@@ -23,6 +23,7 @@ from rtunnel.trust.identity import Identity
 from rtunnel.trust.login_proof import LoginProof
 from rtunnel.wire.data_types import Reader, text, uint32
 from rtunnel.wire.numbers import MSG_DISCONNECT, MSG_UNIMPLEMENTED
+from rtunnel.wire.packet_cipher import Buffer
 
 
 class RecordingReceiver:
@@ -285,11 +286,11 @@ class MemoryTransport:
         service.transport = self
         service.serviceStarted()
 
-    def sendPacket(self, messageType: int, payload: bytes, data: bytes = b"") -> None:
+    def sendPacket(self, messageType: int, payload: bytes, data: Buffer = b"") -> None:
         """Put one message on its way."""
         if self.close_reason:
             return
-        self._put(messageType, payload + data)
+        self._put(messageType, payload + bytes(data))
         if self.outbox_size > self.capacity and self.is_writable:
             self.is_writable = False
             if self.service is not None:

@@ -37,6 +37,7 @@ FLOORS = (
         "rtunnel.registry",
         "rtunnel.splice",
         "rtunnel.tcp_stream",
+        "rtunnel.direct_socket",
         "rtunnel.control",
         "rtunnel.config",
         "rtunnel.state_directory",

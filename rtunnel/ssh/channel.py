@@ -36,6 +36,7 @@ from rtunnel.wire.numbers import (
     MSG_CHANNEL_SUCCESS,
     MSG_CHANNEL_WINDOW_ADJUST,
 )
+from rtunnel.wire.packet_cipher import Buffer
 from rtunnel.wire.window import ReceiveWindow, SendWindow
 
 if TYPE_CHECKING:
@@ -161,6 +162,10 @@ class Channel:
         """Send ``data``, or queue it. Ignored after :meth:`write_eof` or the end."""
         self._output.write(data)
 
+    def write_buffer(self, data: memoryview) -> None:
+        """The same; the memory is the caller's again when this returns."""
+        self._output.write(data)
+
     def write_stderr(self, data: bytes) -> None:
         """Send ``data`` as standard error; what :meth:`write` queued goes first."""
         self._output.write_extended(data)
@@ -253,7 +258,7 @@ class Channel:
     # What the connection calls, for the peer's messages. None of it raises anything
     # but ProtocolError, which ends the connection.
 
-    def data_arrived(self, data: bytes) -> None:
+    def data_arrived(self, data: Buffer) -> None:
         """CHANNEL_DATA."""
         violation = self._input.violation(len(data))
         if violation:
@@ -353,7 +358,7 @@ class Channel:
         """Whether the connection takes no data from any channel."""
         return self.connection.is_congested
 
-    def send(self, number: int, payload: bytes, data: bytes = b"") -> None:
+    def send(self, number: int, payload: bytes, data: Buffer = b"") -> None:
         """Send a message of this channel's."""
         self.connection.send(number, payload, data)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from rtunnel.splice import StreamReceiver
+from rtunnel.splice import StreamReceiver, deliver
 from rtunnel.wire.byte_queue import ByteQueue
+from rtunnel.wire.packet_cipher import Buffer
 from rtunnel.wire.window import ReceiveWindow
 
 
@@ -89,7 +90,7 @@ class ChannelInput:
             return "the peer sent data after end of data"
         return ""
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: Buffer) -> None:
         """Deliver, hold or drop data that :meth:`violation` has nothing against."""
         size = len(data)
         window = self.window
@@ -166,10 +167,10 @@ class ChannelInput:
             self._held.clear()
         self.window.release()
 
-    def _deliver(self, receiver: StreamReceiver, data: bytes) -> None:
+    def _deliver(self, receiver: StreamReceiver, data: Buffer) -> None:
         self._delivering = True
         try:
-            receiver.data_received(data)
+            deliver(receiver, data)
         except Exception:
             self._owner.receiver_raised()
         finally:

@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IPushProducer
 
 from rtunnel.wire.byte_queue import ByteQueue
 from rtunnel.wire.numbers import MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA
+from rtunnel.wire.packet_cipher import Buffer
 from rtunnel.wire.window import SendWindow
 
 #: SSH_EXTENDED_DATA_STDERR (RFC 4254 section 5.2).
@@ -30,7 +31,7 @@ class OutputOwner(Protocol):
     def is_congested(self) -> bool:
         """Whether the connection takes no data from any channel."""
 
-    def send(self, number: int, payload: bytes, data: bytes = b"", /) -> None:
+    def send(self, number: int, payload: bytes, data: Buffer = b"", /) -> None:
         """Send a message, ``data`` being its end."""
 
     def wait_for_turn(self) -> None:
@@ -96,22 +97,37 @@ class ChannelOutput:
         """Bytes written and not sent yet."""
         return len(self._queue or b"") + len(self._extended or b"")
 
-    def write(self, data: bytes) -> None:
-        """Send ``data``, or queue it."""
+    def write(self, data: Buffer) -> None:
+        """Send ``data``, or queue it; of a view, a copy."""
         if self.ended or not data:
             return
-        if not self._queue and self._owner.is_writable:
-            size = len(data)
-            if size <= self._max_packet and size <= self.window.remaining:
-                self.window.remaining -= size
-                self._owner.send(
-                    MSG_CHANNEL_DATA, _DATA_HEADER.pack(self._recipient, size), data
-                )
+        if not self._queue:
+            sent = self._send_now(data)
+            if sent == len(data):
                 return
+            data = memoryview(data)[sent:]
         if self._queue is None:
             self._queue = ByteQueue()
         self._queue.append(data)
         self.flush()
+
+    def _send_now(self, data: Buffer) -> int:
+        """Send the start of ``data`` without queueing it; how many bytes that was."""
+        owner, window, limit = self._owner, self.window, self._max_packet
+        left = size = len(data)
+        view = data if size <= limit else memoryview(data)
+        while left and owner.is_writable:
+            count = min(left, limit, window.remaining)
+            if not count:
+                break
+            start = size - left
+            piece = view if count == size else view[start : start + count]
+            window.remaining -= count
+            left -= count
+            owner.send(
+                MSG_CHANNEL_DATA, _DATA_HEADER.pack(self._recipient, count), piece
+            )
+        return size - left
 
     def write_extended(self, data: bytes) -> None:
         """Send ``data`` as standard error; what :meth:`write` queued goes first."""

@@ -51,6 +51,7 @@ from rtunnel.wire.numbers import (
     MSG_REQUEST_FAILURE,
     MSG_REQUEST_SUCCESS,
 )
+from rtunnel.wire.packet_cipher import Buffer
 from rtunnel.wire.window import ReceiveWindow, SendWindow, WindowBudget
 
 __all__ = ["Attach", "Connection", "ConnectionHandler", "OpenRequest"]
@@ -95,7 +96,6 @@ class Connection(SSHService):
             MSG_CHANNEL_OPEN_CONFIRMATION: self._open_confirmation,
             MSG_CHANNEL_OPEN_FAILURE: self._open_failure,
             MSG_CHANNEL_WINDOW_ADJUST: self._window_adjust,
-            MSG_CHANNEL_DATA: self._data,
             MSG_CHANNEL_EXTENDED_DATA: self._extended_data,
             MSG_CHANNEL_EOF: self._eof,
             MSG_CHANNEL_CLOSE: self._close,
@@ -226,16 +226,19 @@ class Connection(SSHService):
         """The transport is gone."""
         self._stop(self.transport.close_reason or "the connection was lost")
 
-    def packetReceived(self, number: int, payload: bytes) -> None:
+    def packetReceived(self, number: int, payload: Buffer) -> None:
         """One message of the peer's.
 
         :raises ProtocolError: when it breaks the protocol or a limit.
         """
         if self._lost is not None:
             return
+        if number == MSG_CHANNEL_DATA:
+            self._data(payload)
+            return
         receive = self._receive.get(number)
         if receive is not None:
-            receive(payload)
+            receive(bytes(payload))
         else:
             self.transport.sendUnimplemented()
 
@@ -259,7 +262,7 @@ class Connection(SSHService):
         """Whether a channel may send data without waiting for its turn."""
         return not self.is_congested and not self._waiting
 
-    def send(self, number: int, payload: bytes, data: bytes = b"") -> None:
+    def send(self, number: int, payload: bytes, data: Buffer = b"") -> None:
         """Send a message, unless the connection is gone."""
         if self._lost is None:
             self.transport.sendPacket(number, payload, data)
@@ -386,7 +389,7 @@ class Connection(SSHService):
         reader.end()
         return channel
 
-    def _data(self, payload: bytes) -> None:
+    def _data(self, payload: Buffer) -> None:
         if len(payload) < 8:
             raise ProtocolError("channel data without its length")
         number, size = _TWO_NUMBERS.unpack_from(payload)

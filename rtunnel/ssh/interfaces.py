@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from rtunnel.trust.identity import Identity
 from rtunnel.trust.login_proof import LoginProof
+from rtunnel.wire.packet_cipher import Buffer
 
 if TYPE_CHECKING:
     from rtunnel.ssh.channel import Channel
@@ -84,7 +85,7 @@ class PacketTransport(Protocol):
     def close_reason(self) -> str:
         """One sentence, once the connection has ended; may be empty."""
 
-    def sendPacket(self, messageType: int, payload: bytes, data: bytes = b"") -> None:
+    def sendPacket(self, messageType: int, payload: bytes, data: Buffer = b"") -> None:
         """Send one message, ``data`` being its end."""
 
     def disconnect(self, reason_code: int, description: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
+from rtunnel.direct_socket import DirectSocket
 from rtunnel.ssh.limits import TransportLimits
 from rtunnel.ssh.peer_socket import hang_up
 from rtunnel.wire.numbers import (
@@ -26,7 +27,8 @@ from rtunnel.wire.numbers import (
     MSG_NEWKEYS,
     MSG_UNIMPLEMENTED,
 )
-from rtunnel.wire.packet_stream import PacketSealer
+from rtunnel.wire.packet_cipher import Buffer
+from rtunnel.wire.packet_stream import BULK, PacketSealer
 
 #: Bytes collected during one read before they are handed to TCP all the same, so that
 #: TCP can say that it has had enough.
@@ -74,6 +76,7 @@ class PacketOutput:
         self._writable_changed = writable_changed
         self._give_up = give_up
         self._transport: Any = None
+        self._direct: DirectSocket | None = None
         self._pieces: list[bytes] = []
         self._size = 0
         self._corks = 0
@@ -83,9 +86,13 @@ class PacketOutput:
         self._unread = 0
         self._closed = False
 
-    def connect(self, transport: Any) -> None:
-        """Start with a TCP transport, or what stands for one."""
+    def connect(self, transport: Any, direct: DirectSocket | None = None) -> None:
+        """Start with a TCP transport, or what stands for one.
+
+        :param direct: the way round it, if there is one.
+        """
         self._transport = transport
+        self._direct = direct
         transport.registerProducer(self, True)
 
     def send_line(self, line: bytes) -> None:
@@ -93,27 +100,37 @@ class PacketOutput:
         self._pieces.append(line + b"\r\n")
         self._flush_if_loose()
 
-    def send(self, number: int, payload: bytes, data: bytes = b"") -> None:
+    def send(self, number: int, payload: bytes, data: Buffer = b"") -> None:
         """Send one packet, or queue it while a key exchange runs.
 
         :param number: the message number.
         :param payload: the message without it.
-        :param data: more of the message, so that the caller need not join the two.
+        :param data: more of the message, so that the caller need not join the two. Its
+            memory is the caller's again when this returns.
         """
         if self._closed:
             return
         if self.is_holding and number not in DURING_EXCHANGE:
-            self._hold(number, payload, data)
+            self._hold(number, payload, bytes(data))
             return
+        if self._direct is not None and len(data) >= BULK:
+            self.flush()
+            size = self._sealer.seal_bulk(number, payload, data, self._direct.write)
+            if size:
+                self._count_unread(size)
+                return
         size = self._sealer.seal(number, payload, data, self._pieces)
         self._size += size
+        if self._count_unread(size) and (not self._corks or self._size > MAX_CORKED):
+            self.flush()
+
+    def _count_unread(self, size: int) -> bool:
         if self._tcp_is_full:
             self._unread += size
             if self._unread > self._limits.unread_bytes:
                 self._give_up("the peer does not read what we send")
-                return
-        if not self._corks or self._size > MAX_CORKED:
-            self.flush()
+                return False
+        return True
 
     def _hold(self, number: int, payload: bytes, data: bytes) -> None:
         self._held.append((number, payload, data))
@@ -153,7 +170,10 @@ class PacketOutput:
         if self._pieces:
             pieces, self._pieces = self._pieces, []
             self._size = 0
-            self._transport.writeSequence(pieces)
+            if self._direct is not None:
+                self._direct.write(b"".join(pieces))
+            else:
+                self._transport.writeSequence(pieces)
 
     def close(self, *, linger: bool) -> None:
         """Send what was collected and hang up; nothing can be sent any more.

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rtunnel.direct_socket import DirectSocket, direct_socket
 from rtunnel.errors import (
     DISCONNECT_BY_APPLICATION,
     DISCONNECT_CONNECTION_LOST,
@@ -47,6 +48,7 @@ from rtunnel.wire.numbers import (
     MSG_UNIMPLEMENTED,
     MSG_USERAUTH_REQUEST,
 )
+from rtunnel.wire.packet_cipher import Buffer
 from rtunnel.wire.packet_stream import PacketOpener, PacketSealer
 from rtunnel.wire.version_line import VersionReader
 
@@ -110,7 +112,8 @@ class PacketTransport(SSHTransportBase):
         self._unimplemented = 0
         # Whether messages of the connection protocol go straight to the service.
         self._running = False
-        self._deliver: Callable[[int, bytes], None] = self._dispatch
+        self._deliver: Callable[[int, Buffer], None] = self._dispatch
+        self._direct: DirectSocket | None = None
         self._closing = False
         self._lost = False
         self._login_timer: IDelayedCall | None = None
@@ -167,7 +170,8 @@ class PacketTransport(SSHTransportBase):
         self._peer_is_hidden = is_proxied(self.transport)
         tune_socket(self.transport, self.limits.tcp_user_timeout)
         output = self._output
-        output.connect(self.transport)
+        self._direct = direct_socket(self.transport)
+        output.connect(self.transport, self._direct)
         with output:
             output.send_line(self.ourVersionString)
             try:
@@ -200,6 +204,8 @@ class PacketTransport(SSHTransportBase):
         self._closing = True
         self._running = False
         self._output.drop()
+        if self._direct is not None:
+            self._direct.release()
         if not self.close_reason:
             self.close_reason = "the connection was lost"
             if reason is not None:
@@ -285,8 +291,20 @@ class PacketTransport(SSHTransportBase):
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the peer, act on every whole packet, answer in one write."""
-        if self._closing:
-            return
+        if not self._closing:
+            self._act(data)
+
+    def get_buffer(self) -> memoryview:
+        """Where the next bytes from the peer go, once it is authenticated."""
+        return self._opener.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Act on bytes that are where :meth:`get_buffer` said."""
+        if not self._closing:
+            self._opener.buffer_updated(nbytes)
+            self._act(b"")
+
+    def _act(self, data: bytes) -> None:
         self.last_received = self.clock.seconds()
         with self._output:
             try:
@@ -303,6 +321,8 @@ class PacketTransport(SSHTransportBase):
                     address=self.peer_address,
                 )
                 self.disconnect(DISCONNECT_BY_APPLICATION, "internal error")
+            finally:
+                self._opener.keep()
 
     def _receive(self, data: bytes) -> None:
         if not self.authenticated:
@@ -318,7 +338,8 @@ class PacketTransport(SSHTransportBase):
                 if rest is None:
                     return
                 data = rest
-        self._opener.feed(data)
+        if data:
+            self._opener.feed(data)
         next_packet = self._opener.next_packet
         while not self._closing:
             packet = next_packet()
@@ -330,8 +351,10 @@ class PacketTransport(SSHTransportBase):
             else:
                 self._dispatch(number, payload)
 
-    def _dispatch(self, number: int, payload: bytes) -> None:
+    def _dispatch(self, number: int, content: Buffer) -> None:
         """The table: which message may come when, and who takes it."""
+        # A view is of channel data, which only the service takes.
+        payload = bytes(content)
         exchanges = self.exchanges
         if number == MSG_DISCONNECT:
             self._disconnected_by_peer(payload)
@@ -389,14 +412,15 @@ class PacketTransport(SSHTransportBase):
 
     # What goes to the peer
 
-    def sendPacket(self, messageType: int, payload: bytes, data: bytes = b"") -> None:
+    def sendPacket(self, messageType: int, payload: bytes, data: Buffer = b"") -> None:
         """Send one packet, or queue it while a key exchange runs.
 
         After the end of the connection it is dropped.
 
         :param messageType: the message number.
         :param payload: the message without it.
-        :param data: more of the message, so that the caller need not join the two.
+        :param data: more of the message, so that the caller need not join the two. Its
+            memory is the caller's again when this returns.
         """
         if self._closing:
             return
@@ -484,6 +508,9 @@ class PacketTransport(SSHTransportBase):
         self._deliver = service.packetReceived
         self._opener.limit = self.limits.max_packet
         self.set_tcp_user_timeout(0)
+        if self._direct is not None:
+            # Not before: strangers share no memory with those who have logged in.
+            self._direct.read_into(self)
         self.setService(service)
 
     def set_tcp_user_timeout(self, seconds: float) -> None:

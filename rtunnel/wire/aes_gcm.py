@@ -75,6 +75,22 @@ class AesGcm:
         except InvalidTag:
             raise not_authentic() from None
 
+    def seal_into(self, body: Buffer, out: memoryview) -> None:
+        """See :class:`~rtunnel.wire.bulk_cipher.BulkCipher`."""
+        _LENGTH.pack_into(out, 0, len(body))
+        self._aead.encrypt_into(
+            self._next_nonce(), body, out[:LENGTH_SIZE], out[LENGTH_SIZE:]
+        )
+
+    def open_into(self, packet: memoryview, body: memoryview) -> None:
+        """See :class:`~rtunnel.wire.bulk_cipher.BulkCipher`."""
+        try:
+            self._aead.decrypt_into(
+                self._next_nonce(), packet[LENGTH_SIZE:], packet[:LENGTH_SIZE], body
+            )
+        except InvalidTag:
+            raise not_authentic() from None
+
     def _next_nonce(self) -> bytes:
         nonce = self._fixed + _COUNTER.pack(self._counter)
         self._counter = (self._counter + 1) & _COUNTER_MASK

@@ -28,14 +28,14 @@ class ByteQueue:
     def __len__(self) -> int:
         return self._length
 
-    def append(self, data: bytes) -> None:
-        """Add ``data`` at the end."""
+    def append(self, data: bytes | bytearray | memoryview) -> None:
+        """Add ``data`` at the end; of a view, a copy."""
         size = len(data)
         if not size:
             return
         self._length += size
         if size >= _SMALL:
-            self._pieces.append(data)
+            self._pieces.append(bytes(data))
             return
         if self._pieces:
             last = self._pieces[-1]

@@ -84,7 +84,7 @@ class RecordingService(SSHService):
 
     def packetReceived(self, messageNum: int, packet: bytes) -> None:
         """Keep it, then answer."""
-        self.received.append((messageNum, packet))
+        self.received.append((messageNum, bytes(packet)))
         self.answer(messageNum, packet)
 
     def pause_writing(self) -> None:

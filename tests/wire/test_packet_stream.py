@@ -15,9 +15,9 @@ from rtunnel.errors import ProtocolError
 from rtunnel.wire.aes_ctr_etm import AES_CTR_CIPHERS, ETM_MACS
 from rtunnel.wire.aes_gcm import AesGcm
 from rtunnel.wire.packet_cipher import PacketCipher
-from rtunnel.wire.packet_stream import PacketOpener, PacketSealer
+from rtunnel.wire.packet_stream import BULK, READ_SIZE, PacketOpener, PacketSealer
 
-LIMIT = 64 * 1024
+LIMIT = 300 * 1024
 
 
 def pair(cipher: str = "gcm") -> tuple[PacketSealer, PacketOpener]:
@@ -45,7 +45,26 @@ def sealed(sealer: PacketSealer, number: int, payload: bytes = b"") -> bytes:
 
 def packets(opener: PacketOpener) -> list[tuple[int, bytes]]:
     """All that are there."""
-    return list(iter(opener.next_packet, None))
+    found = [
+        (number, bytes(payload)) for number, payload in iter(opener.next_packet, None)
+    ]
+    opener.keep()
+    return found
+
+
+def sealed_in_place(sealer: PacketSealer, number: int, data: bytes) -> bytes:
+    """One packet, made in memory that is used again."""
+    sent: list[bytes] = []
+    size = sealer.seal_bulk(number, data[:8], data[8:], lambda p: sent.append(bytes(p)))
+    assert size == len(sent[0])
+    return sent[0]
+
+
+def put(opener: PacketOpener, data: bytes) -> None:
+    """Give ``data`` to ``opener`` as a socket does that reads into its buffer."""
+    room = opener.get_buffer()
+    room[: len(data)] = data
+    opener.buffer_updated(len(data))
 
 
 class PacketStreamTests(SynchronousTestCase):
@@ -79,6 +98,79 @@ class PacketStreamTests(SynchronousTestCase):
         self.assertEqual(
             (opener.packets, opener.opened), (len(messages), sealer.sealed)
         )
+
+    @settings(deadline=None, max_examples=100)
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from([93, 94, 95]),
+                st.sampled_from([10, BULK - 9, BULK, 5000, 70_000, 290_000]),
+                st.binary(min_size=1, max_size=4),
+            ),
+            min_size=1,
+            max_size=6,
+        ),
+        st.lists(st.integers(1, READ_SIZE), min_size=1, max_size=8),
+    )
+    def test_shared_buffers_do_not_matter(
+        self, messages: list[tuple[int, int, bytes]], cuts: list[int]
+    ) -> None:
+        """Two connections that read into, and seal in, one memory do not meet in it."""
+        ends = [pair(), pair()]
+        expected = [
+            (number, fill * (size // len(fill))) for number, size, fill in messages
+        ]
+        streams = [
+            b"".join(sealed_in_place(sealer, *message) for message in expected)
+            for sealer, _ in ends
+        ]
+        received: list[list[tuple[int, bytes]]] = [[], []]
+        while any(streams):
+            for cut in cuts:
+                for which, (_, opener) in enumerate(ends):
+                    put(opener, streams[which][:cut])
+                    streams[which] = streams[which][cut:]
+                    received[which] += packets(opener)
+        self.assertEqual(received, [expected, expected])
+        self.assertEqual([opener.buffered for _, opener in ends], [0, 0])
+
+    def test_packets_made_in_place_are_the_same(self) -> None:
+        """Those that were sealed by themselves before and after count as one row."""
+        sealer, opener = pair()
+        stream = (
+            sealed(sealer, 94, b"one" * BULK)
+            + sealed_in_place(sealer, 94, b"two" * BULK)
+            + sealed(sealer, 95, b"three")
+        )
+        self.assertEqual(sealer.sealed, len(stream))
+        opener.feed(stream)
+        self.assertEqual(
+            packets(opener),
+            [(94, b"one" * BULK), (94, b"two" * BULK), (95, b"three")],
+        )
+
+    def test_only_channel_data_comes_as_a_view(self) -> None:
+        """What is parsed and kept is bytes."""
+        sealer, opener = pair()
+        opener.feed(sealed(sealer, 94, bytes(9000)) + sealed(sealer, 95, bytes(9000)))
+        self.assertEqual(
+            [type(payload) for _, payload in iter(opener.next_packet, None)],
+            [memoryview, bytes],
+        )
+
+    def test_a_large_packet_that_is_not_authentic_is_refused(self) -> None:
+        """In place as elsewhere."""
+        sealer, opener = pair()
+        packet = bytearray(sealed(sealer, 94, bytes(9000)))
+        packet[5000] ^= 1
+        opener.feed(bytes(packet))
+        self.assertRaises(ProtocolError, opener.next_packet)
+
+    def test_ciphers_that_cannot_seal_in_place_say_so(self) -> None:
+        """And nothing has been sent then."""
+        sealer, _ = pair("ctr")
+        self.assertEqual(sealer.seal_bulk(94, b"", bytes(9000), self.fail), 0)
+        self.assertEqual(sealer.packets, 0)
 
     @settings(deadline=None, max_examples=200)
     @given(st.binary(max_size=300))

@@ -1,0 +1,33 @@
+"""Packets sealed and opened in memory that is used again.
+
+An addition to :mod:`rtunnel.wire.packet_cipher` for the ciphers that bulk data travels
+under: memory that is allocated for each packet costs more than its encryption.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from rtunnel.wire.packet_cipher import Buffer, PacketCipher
+
+
+@runtime_checkable
+class BulkCipher(PacketCipher, Protocol):
+    """A packet cipher that also works from one buffer into another.
+
+    Memory that is used again costs a fraction of memory that is allocated for each
+    packet. The counter is the same: each packet goes one way or the other.
+    """
+
+    def seal_into(self, body: Buffer, out: memoryview) -> None:
+        """Write one whole packet to ``out``, whose length is that of the packet.
+
+        :param body: padding length, message number, message, padding.
+        """
+
+    def open_into(self, packet: memoryview, body: memoryview) -> None:
+        """Check one whole packet and write it to ``body``, whose length fits exactly.
+
+        :param packet: length field, body and tag.
+        :raises ProtocolError: when the packet is not authentic; ``body`` is of no use.
+        """
