@@ -5,10 +5,11 @@ With ``RTUNNEL_REQUIRE_PEERS=1`` a peer that is not here fails the test; CI sets
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from twisted.trial.unittest import SkipTest
 
@@ -26,6 +27,18 @@ def require_peer(name: str) -> str:
     if path is None:
         _missing(f"there is no {name} here")
     return path
+
+
+def require_module(name: str) -> Any:
+    """Return a Python module that only tests need.
+
+    :raises SkipTest: it is not here, and it need not be.
+    :raises AssertionError: it is not here, and it must be.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        _missing(f"there is no Python module {name} here")
 
 
 def require_network_namespaces() -> None:
