@@ -11,11 +11,14 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 
 from rtunnel.ssh.admission import Admission
+from rtunnel.ssh.admitted_transport import Listener
 from rtunnel.ssh.connection import Connection, ConnectionHandler
 from rtunnel.ssh.exchanges import HostCheck
+from rtunnel.ssh.handshake_turns import HandshakeTurns
 from rtunnel.ssh.host_key import HostKey
 from rtunnel.ssh.limits import DEFAULT_LIMITS, TransportLimits
 from rtunnel.ssh.log_rate import LogRate
+from rtunnel.ssh.peer_socket import ip_of
 from rtunnel.ssh.transport import ClientTransport, ServerTransport
 from rtunnel.ssh.userauth import LoginEvents, LoginRules
 from rtunnel.ssh.userauth_client import Credentials
@@ -23,6 +26,7 @@ from rtunnel.trust.identity import Identity
 from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, Algorithms
 from rtunnel.wire.certificate import Certificate
 from rtunnel.wire.keys import PrivateKey
+from rtunnel.wire.source_address import Network
 
 MakeConnection: TypeAlias = Callable[[ConnectionHandler], Connection]
 
@@ -40,6 +44,9 @@ class ServerFactory(SSHFactory):
     :param algorithms: what to offer and to take.
     :param make_connection: the service around a handler.
     :param random: this many random bytes.
+    :param proxy_protocol_from: the balancers that begin every connection with a PROXY
+        header, which names its source; nobody else may send one.
+    :param turns: when it is a stranger's turn, if there are other listeners too.
     """
 
     noisy = False
@@ -56,14 +63,25 @@ class ServerFactory(SSHFactory):
         algorithms: Algorithms = DEFAULT_ALGORITHMS,
         make_connection: MakeConnection = Connection,
         random: Callable[[int], bytes] = os.urandom,
+        proxy_protocol_from: Sequence[Network] = (),
+        turns: HandshakeTurns | None = None,
     ) -> None:
-        self.admission = Admission(limits)
+        self.admission = Admission(
+            limits, clock, lambda: int.from_bytes(random(4)) / 2**32
+        )
+        if turns is None:
+            turns = HandshakeTurns(clock, limits.handshake_share)
+        self._listener = Listener(
+            self.admission,
+            turns,
+            LogRate(clock),
+            tuple(proxy_protocol_from),
+        )
         self._clock = clock
         self._host_keys = host_keys if callable(host_keys) else lambda: host_keys
         self._limits = limits
         self._algorithms = algorithms
         self._random = random
-        self._log_rate = LogRate(clock)
         self._rules = LoginRules(
             identify, lambda identity: make_connection(make_handler(identity)), events
         )
@@ -85,13 +103,19 @@ class ServerFactory(SSHFactory):
     def startFactory(self) -> None:
         """Conch looks for its own kind of host keys here; ours are there already."""
 
-    def buildProtocol(self, addr: IAddress | None) -> ServerTransport:
-        """Our end of a connection just accepted."""
+    def buildProtocol(  # type: ignore[override]  # Conch knows no None, Twisted does.
+        self, addr: IAddress | None
+    ) -> ServerTransport | None:
+        """Our end of a connection just accepted; None to close it at once."""
+        address = ip_of(addr)
+        if not self._listener.is_balancer(address) and self.admission.is_hopeless(
+            address
+        ):
+            return None
         transport = ServerTransport(
             host_keys=self._host_keys(),
             rules=self._rules,
-            admission=self.admission,
-            log_rate=self._log_rate,
+            listener=self._listener,
             clock=self._clock,
             limits=self._limits,
             algorithms=self._algorithms,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import attrs
 
+from rtunnel.ssh.penalties import PenaltyLimits
+
 _KIB = 1024
 _MIB = 1024 * 1024
 _GIB = 1024 * _MIB
+
+_PENALTIES = PenaltyLimits()
 
 
 @attrs.frozen(kw_only=True)
@@ -19,6 +23,19 @@ class TransportLimits:
     :param unauthenticated: connections of all sources that are not authenticated yet.
     :param unauthenticated_per_source: the same from one address; of IPv6, from one
         /64.
+    :param early_drop: share of ``unauthenticated`` from which on a newcomer may cost
+        one that is silent its place: with a chance of 30 % there, certainly when all
+        places are taken. The curve is that of OpenSSH's MaxStartups, which drops the
+        newcomer instead.
+    :param silence: seconds without a step towards a login after which a connection
+        counts as silent.
+    :param unanswered_burst: connections of one source that are answered at once if
+        they go without logging in; at least ``unauthenticated_per_source``.
+    :param unanswered_per_second: how many of these a second allows again; the others
+        wait for their answer.
+    :param handshake_share: of the time, for key exchanges and login attempts of
+        strangers, while those who have logged in are sending.
+    :param penalties: what sources that come in vain too often get; None for nothing.
     :param unauthenticated_bytes: bytes that a peer may send before it has logged in.
     :param max_packet_unauthenticated: bytes in a packet until then. RFC 4253 section
         6.1 wants 35,000; a certificate may have 64 KiB.
@@ -51,6 +68,12 @@ class TransportLimits:
     auth_attempts: int = 6
     unauthenticated: int = 100
     unauthenticated_per_source: int = 10
+    early_drop: float = 0.5
+    silence: float = 2.0
+    unanswered_burst: int = 10
+    unanswered_per_second: float = 8.0
+    handshake_share: float = 0.5
+    penalties: PenaltyLimits | None = _PENALTIES
     unauthenticated_bytes: int = _MIB
     max_packet_unauthenticated: int = 64 * _KIB
     max_packet: int = 257 * _KIB

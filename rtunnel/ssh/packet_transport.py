@@ -28,12 +28,7 @@ from rtunnel.naming import printable
 from rtunnel.ssh.exchanges import ExchangeContext, KeyExchanges
 from rtunnel.ssh.limits import TransportLimits
 from rtunnel.ssh.packet_output import PacketOutput
-from rtunnel.ssh.peer_socket import (
-    is_proxied,
-    peer_address,
-    set_user_timeout,
-    tune_socket,
-)
+from rtunnel.ssh.peer_socket import peer_address, set_user_timeout, tune_socket
 from rtunnel.wire import data_types
 from rtunnel.wire.algorithms import Algorithms
 from rtunnel.wire.data_types import Reader, string, uint32
@@ -107,7 +102,9 @@ class PacketTransport(SSHTransportBase):
             self._sealer, limits, self._writable_changed, self._give_up
         )
         self._version_reader = VersionReader(from_server=self.isClient)
-        self._peer_is_hidden = False
+        self._has_begun = False
+        # Whether a packet waits for its turn, and all that follow it.
+        self._is_waiting = False
         self._received_unauthenticated = 0
         self._unimplemented = 0
         # Whether messages of the connection protocol go straight to the service.
@@ -165,36 +162,30 @@ class PacketTransport(SSHTransportBase):
     # The connection's life
 
     def connectionMade(self) -> None:
-        """Say who we are, and start the first key exchange without waiting."""
+        """The peer is there, and the time that it has to log in runs."""
         self.peer_address = peer_address(self.transport)
-        self._peer_is_hidden = is_proxied(self.transport)
         tune_socket(self.transport, self.limits.tcp_user_timeout)
-        output = self._output
         self._direct = direct_socket(self.transport)
-        output.connect(self.transport, self._direct)
-        with output:
-            output.send_line(self.ourVersionString)
-            try:
-                self.peer_found(None if self._peer_is_hidden else self.peer_address)
-            except ProtocolError as error:
-                self.peer_refused(error)
-                return
-            self._login_timer = self.clock.callLater(
-                self.limits.login_grace, self._login_grace_over
-            )
+        self._output.connect(self.transport, self._direct)
+        self._login_timer = self.clock.callLater(
+            self.limits.login_grace, self.login_grace_over
+        )
+        self.peer_arrived()
+
+    def peer_arrived(self) -> None:
+        """For subclasses, that may :meth:`begin` later, or not at all."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Say who we are, and start the first key exchange without waiting."""
+        with self._output:
+            self._send_version()
             self.exchanges.start()
 
-    def peer_found(self, address: str | None) -> None:
-        """For servers: the peer is there, or its address has become known.
-
-        :param address: its IP address; empty when it has none, None when it is not
-            known before the peer has sent something (PROXY protocol).
-        :raises ProtocolError: to refuse the connection.
-        """
-
-    def peer_refused(self, error: ProtocolError) -> None:
-        """Tell the peer that :meth:`peer_found` refused it as it came."""
-        self.disconnect(error.reason_code, str(error))
+    def _send_version(self) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            self._output.send_line(self.ourVersionString)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """Stop every timer and the running service."""
@@ -234,10 +225,12 @@ class PacketTransport(SSHTransportBase):
         if not self.close_reason:
             self.close_reason = text
         self._log_end(_DISCONNECTING, printable(text), reason_code)
-        self._output.send(
-            MSG_DISCONNECT,
-            uint32(reason_code) + data_types.text(text) + string(b""),
-        )
+        with self._output:
+            self._send_version()
+            self._output.send(
+                MSG_DISCONNECT,
+                uint32(reason_code) + data_types.text(text) + string(b""),
+            )
         # What a server says about why, nobody else can tell.
         self._close(linger=not self.isClient)
 
@@ -276,7 +269,8 @@ class PacketTransport(SSHTransportBase):
     def _give_up(self, reason: str) -> None:
         self.disconnect(DISCONNECT_CONNECTION_LOST, reason)
 
-    def _login_grace_over(self) -> None:
+    def login_grace_over(self) -> None:
+        """The peer took too long to log in."""
         self.disconnect(
             DISCONNECT_BY_APPLICATION,
             f"not authenticated within {self.limits.login_grace:g} seconds",
@@ -306,13 +300,17 @@ class PacketTransport(SSHTransportBase):
 
     def _act(self, data: bytes) -> None:
         self.last_received = self.clock.seconds()
+        self._guard(self._receive, data)
+
+    def _guard(self, take: Callable[..., None], *arguments: Any) -> None:
+        """Do what the peer asks for, whatever comes of it."""
         with self._output:
             try:
-                self._receive(data)
+                take(*arguments)
                 if self._rekey_is_due():
                     self.exchanges.start()
             except ProtocolError as error:
-                self.disconnect(error.reason_code, str(error))
+                self.protocol_broken(error)
             except HostRefused as error:
                 self.host_refused(error)
             except Exception:
@@ -320,26 +318,40 @@ class PacketTransport(SSHTransportBase):
                     "a message from {address} met an error of ours",
                     address=self.peer_address,
                 )
-                self.disconnect(DISCONNECT_BY_APPLICATION, "internal error")
+                self.protocol_broken(
+                    ProtocolError("internal error", DISCONNECT_BY_APPLICATION)
+                )
             finally:
                 self._opener.keep()
+
+    def protocol_broken(self, error: ProtocolError) -> None:
+        """The peer broke the protocol, or met an error of ours."""
+        self.disconnect(error.reason_code, str(error))
 
     def _receive(self, data: bytes) -> None:
         if not self.authenticated:
             self._received_unauthenticated += len(data)
             if self._received_unauthenticated > self.limits.unauthenticated_bytes:
                 raise ProtocolError("too many bytes before authentication")
-            if self._peer_is_hidden:
-                self._peer_is_hidden = False
-                self.peer_address = peer_address(self.transport)
-                self.peer_found(self.peer_address)
             if self._version_reader.line is None:
-                rest = self._version_reader.feed(data)
+                own = self.own_bytes(data)
+                rest = None if own is None else self._version_reader.feed(own)
                 if rest is None:
                     return
                 data = rest
         if data:
             self._opener.feed(data)
+        if not self._is_waiting:
+            self._take_packets()
+
+    def own_bytes(self, data: bytes) -> bytes | None:
+        """For servers: those of the first bytes that are the peer's own.
+
+        :return: None for "none yet".
+        """
+        return data
+
+    def _take_packets(self) -> None:
         next_packet = self._opener.next_packet
         while not self._closing:
             packet = next_packet()
@@ -348,8 +360,17 @@ class PacketTransport(SSHTransportBase):
             number, payload = packet
             if self._running and _FIRST_OF_CONNECTION <= number < _FIRST_LOCAL:
                 self._deliver(number, payload)
-            else:
+            elif self.may_dispatch(number, payload):
                 self._dispatch(number, payload)
+            else:
+                break
+
+    def may_dispatch(self, number: int, payload: Buffer) -> bool:
+        """For servers: whether a message is to be acted upon now.
+
+        If not, it is theirs to keep, and :attr:`_is_waiting` until it is.
+        """
+        return True
 
     def _dispatch(self, number: int, content: Buffer) -> None:
         """The table: which message may come when, and who takes it."""

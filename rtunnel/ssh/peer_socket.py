@@ -7,6 +7,7 @@ import ipaddress
 import socket
 from typing import Any
 
+from twisted.internet.interfaces import IAddress
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
@@ -17,14 +18,19 @@ _KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 
 
 def peer_address(transport: Any) -> str:
-    """The peer's IP address, an IPv4 one never in IPv6 form; empty if it has none."""
-    host = getattr(transport.getPeer(), "host", "")
+    """The peer's IP address, see :func:`ip_of`."""
+    return ip_of(transport.getPeer())
+
+
+def ip_of(address: IAddress | None) -> str:
+    """The IP address in it, an IPv4 one never in IPv6 form; empty if it has none."""
+    host = getattr(address, "host", "")
     try:
-        address = ipaddress.ip_address(host)
+        parsed = ipaddress.ip_address(host)
     except ValueError:
         return ""
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or address)
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return str(mapped or parsed)
 
 
 def is_proxied(transport: Any) -> bool:

@@ -20,12 +20,11 @@ from rtunnel.errors import (
     ProtocolError,
 )
 from rtunnel.naming import printable
-from rtunnel.ssh.admission import Admission, Ticket
+from rtunnel.ssh.admitted_transport import AdmittedTransport, Listener
 from rtunnel.ssh.connection import Connection
 from rtunnel.ssh.exchanges import ClientKeyExchanges, HostCheck, ServerKeyExchanges
 from rtunnel.ssh.host_key import HostKey
 from rtunnel.ssh.limits import TransportLimits
-from rtunnel.ssh.log_rate import LogRate
 from rtunnel.ssh.packet_transport import PacketTransport
 from rtunnel.ssh.userauth import USERAUTH_SERVICE, LoginRules, UserAuthServer
 from rtunnel.ssh.userauth_client import Credentials, UserAuthClient
@@ -49,7 +48,7 @@ from rtunnel.wire.numbers import (
 _MAX_SERVICE_NAME = 64
 
 
-class ServerTransport(PacketTransport, SSHServerTransport):
+class ServerTransport(AdmittedTransport, SSHServerTransport):
     """The server's end.
 
     ``identity`` is who logged in, None until then; it never changes. ``login_proof`` is
@@ -57,8 +56,7 @@ class ServerTransport(PacketTransport, SSHServerTransport):
 
     :param host_keys: what to prove ourselves with, kept for the connection's life.
     :param rules: how to decide on logins.
-    :param admission: where we are counted until somebody has logged in.
-    :param log_rate: asked before logging what happens until then.
+    :param listener: what we share with the other connections.
     """
 
     def __init__(
@@ -66,15 +64,18 @@ class ServerTransport(PacketTransport, SSHServerTransport):
         *,
         host_keys: Sequence[HostKey],
         rules: LoginRules,
-        admission: Admission,
-        log_rate: LogRate,
+        listener: Listener,
         clock: IReactorTime,
         limits: TransportLimits,
         algorithms: Algorithms,
         random: Callable[[int], bytes],
     ) -> None:
         super().__init__(
-            clock=clock, limits=limits, algorithms=algorithms, random=random
+            listener=listener,
+            clock=clock,
+            limits=limits,
+            algorithms=algorithms,
+            random=random,
         )
         self.exchanges: ServerKeyExchanges = ServerKeyExchanges(
             self.make_exchange_context(), host_keys
@@ -82,30 +83,6 @@ class ServerTransport(PacketTransport, SSHServerTransport):
         self.identity: Identity | None = None
         self.login_proof: LoginProof | None = None
         self._rules = rules
-        self._admission = admission
-        self._log_rate = log_rate
-        self._ticket: Ticket | None = None
-        self._turned_away = False
-
-    def peer_found(self, address: str | None) -> None:
-        """Count the connection, or refuse it."""
-        if self._ticket is None:
-            self._ticket = self._admission.enter(address)
-        elif address is not None:
-            self._ticket.found(address)
-
-    def peer_refused(self, error: ProtocolError) -> None:
-        """Say why, unless there are too many to say it to."""
-        self._turned_away = self._admission.turn_away()
-        if self._turned_away:
-            super().peer_refused(error)
-        else:
-            self.close_reason = str(error)
-            self.transport.abortConnection()
-
-    def may_log(self) -> bool:
-        """See :class:`~rtunnel.ssh.log_rate.LogRate`."""
-        return self._log_rate.allows()
 
     def first_keys_in_use(self) -> None:
         """Say which user keys we take, if the client wants to know (RFC 8308)."""
@@ -142,18 +119,8 @@ class ServerTransport(PacketTransport, SSHServerTransport):
         self.identity = identity
         self.login_proof = proof
         self.sendPacket(MSG_USERAUTH_SUCCESS, b"")
-        self._leave()
+        self.logged_in()
         self.start_service(service)
-
-    def connection_ended(self) -> None:
-        """No longer count it."""
-        self._leave()
-        if self._turned_away:
-            self._admission.gone()
-
-    def _leave(self) -> None:
-        if self._ticket is not None:
-            self._ticket.leave()
 
 
 class ClientTransport(PacketTransport, SSHClientTransport):

@@ -157,6 +157,7 @@ class UserAuthServer(SSHService):
             self._count_attempt()
             self._send_failure()
             return
+        self.transport.login_attempted = True
         request = PublicKeyRequest.parse(username, service, reader)
         promised, self._promised = self._promised, None
         if request.signature is None or promised != (request.algorithm, request.blob):

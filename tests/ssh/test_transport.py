@@ -27,6 +27,7 @@ from rtunnel.errors import (
 )
 from rtunnel.ssh.host_key import HostKey
 from rtunnel.ssh.limits import DEFAULT_LIMITS
+from rtunnel.ssh.log_rate import LogRate
 from rtunnel.ssh.transport import ServerTransport
 from rtunnel.ssh.userauth import LoginRules
 from rtunnel.ssh.userauth_client import Credentials
@@ -839,16 +840,14 @@ class EndTests(SynchronousTestCase):
     def test_strangers_cannot_fill_the_log(self) -> None:
         """100 lines at once, then 10 a second, and how many were left out."""
         clock = Clock()
-        first = make_server(clock)
+        log_rate = LogRate(clock)
         with capturedLogs() as events:
             for _ in range(150):
-                server = make_server(clock)
-                server._log_rate = first._log_rate
+                server = make_server(clock, log_rate=log_rate)
                 RawClient(server).send_bytes(b"GET / HTTP/1.0\r\n")
             self.assertEqual(len(events), 100)
             clock.advance(1)
-            server = make_server(clock)
-            server._log_rate = first._log_rate
+            server = make_server(clock, log_rate=log_rate)
             RawClient(server).send_bytes(b"GET / HTTP/1.0\r\n")
         self.assertEqual(events[100]["suppressed"], 50)
         self.assertEqual(len(events), 102)

@@ -16,7 +16,9 @@ from twisted.python.failure import Failure
 
 from rtunnel.errors import AuthenticationRefused
 from rtunnel.ssh.admission import Admission
+from rtunnel.ssh.admitted_transport import Listener
 from rtunnel.ssh.connection import Connection
+from rtunnel.ssh.handshake_turns import HandshakeTurns
 from rtunnel.ssh.host_key import HostKey
 from rtunnel.ssh.limits import DEFAULT_LIMITS, TransportLimits
 from rtunnel.ssh.log_rate import LogRate
@@ -41,6 +43,7 @@ from rtunnel.wire.numbers import (
     MSG_USERAUTH_REQUEST,
 )
 from rtunnel.wire.packet_stream import PacketOpener, PacketSealer
+from rtunnel.wire.source_address import Network
 
 HOST_KEY = PrivateKey.generate()
 USER_KEY = PrivateKey.generate()
@@ -133,13 +136,22 @@ def make_server(
     host_keys: Sequence[HostKey] | None = None,
     rules: LoginRules | None = None,
     admission: Admission | None = None,
+    turns: HandshakeTurns | None = None,
+    proxy_protocol_from: tuple[Network, ...] = (),
+    log_rate: LogRate | None = None,
 ) -> ServerTransport:
     """A server's end, not connected yet; its services are RecordingServices."""
+    if turns is None:
+        turns = HandshakeTurns(clock, limits.handshake_share)
     return ServerTransport(
         host_keys=[HostKey(HOST_KEY)] if host_keys is None else host_keys,
         rules=rules or LoginRules(identify, lambda who: RecordingService()),
-        admission=admission or Admission(limits),
-        log_rate=LogRate(clock),
+        listener=Listener(
+            admission or Admission(limits, clock, lambda: 0.0),
+            turns,
+            log_rate or LogRate(clock),
+            proxy_protocol_from,
+        ),
         clock=clock,
         limits=limits,
         algorithms=algorithms,
