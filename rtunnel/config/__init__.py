@@ -1,7 +1,7 @@
 """The config files of proxy and agent: file to frozen values, and values to file."""
 
 from rtunnel.config.addresses import Address
-from rtunnel.config.algorithm_lists import AlgorithmLists
+from rtunnel.config.algorithm_lists import AgentSshConfig, AlgorithmLists
 from rtunnel.config.loading import load_agent, load_proxy
 from rtunnel.config.structuring import describe_problem
 from rtunnel.config.usable_algorithms import check_usable
@@ -23,6 +23,7 @@ from rtunnel.config.writing import agent_toml, proxy_toml
 __all__ = [
     "Address",
     "AgentConfig",
+    "AgentSshConfig",
     "AlgorithmLists",
     "AuditConfig",
     "DrainConfig",

@@ -9,6 +9,7 @@ import attrs
 from rtunnel.config.checks import Check, text_check
 from rtunnel.errors import InvalidName
 from rtunnel.wire.algorithms import (
+    AGENT_HOST_KEY_ALGORITHMS,
     CIPHERS,
     DEFAULT_ALGORITHMS,
     HOST_KEY_ALGORITHMS,
@@ -62,7 +63,7 @@ class AlgorithmLists:
     @property
     def algorithms(self) -> Algorithms:
         """As the SSH layer takes them."""
-        default = DEFAULT_ALGORITHMS
+        default = self._defaults()
         return Algorithms(
             key_exchanges=_encoded(self.key_exchanges) or default.key_exchanges,
             host_keys=_encoded(self.host_key_algorithms) or default.host_keys,
@@ -70,6 +71,18 @@ class AlgorithmLists:
             ciphers=_encoded(self.ciphers) or default.ciphers,
             macs=_encoded(self.macs) or default.macs,
         )
+
+    def _defaults(self) -> Algorithms:
+        """What empty lists stand for."""
+        return DEFAULT_ALGORITHMS
+
+
+@attrs.frozen
+class AgentSshConfig(AlgorithmLists):
+    """``[ssh]`` of an agent: its connections to proxies."""
+
+    def _defaults(self) -> Algorithms:
+        return Algorithms(host_keys=AGENT_HOST_KEY_ALGORITHMS)
 
 
 def _encoded(names: tuple[str, ...]) -> tuple[bytes, ...]:
@@ -81,7 +94,7 @@ def _listed(names: Collection[bytes]) -> str:
 
 
 #: What is written beside the keys.
-ALGORITHM_COMMENTS = {
+PROXY_ALGORITHM_COMMENTS = {
     "ssh.ciphers": f"best first; default: {_listed(DEFAULT_ALGORITHMS.ciphers)}; "
     "chacha20-poly1305@openssh.com only if it is listed",
     "ssh.macs": f"beside aes*-ctr; default: {_listed(DEFAULT_ALGORITHMS.macs)}",
@@ -89,4 +102,11 @@ ALGORITHM_COMMENTS = {
     "ssh.host_key_algorithms": "of proxies; default: certificates, then plain keys, of "
     "ssh-ed25519, ecdsa-sha2-nistp256, rsa-sha2-512, rsa-sha2-256",
     "ssh.user_key_algorithms": "to log in with; default: the same, and FIDO keys (sk-)",
+}
+
+#: The same for agents.
+AGENT_ALGORITHM_COMMENTS = PROXY_ALGORITHM_COMMENTS | {
+    "ssh.host_key_algorithms": "of proxies; default: certificates, then plain keys, of "
+    "ssh-ed25519, rsa-sha2-512, rsa-sha2-256; ecdsa-sha2-nistp256 only if it is listed",
+    "ssh.user_key_algorithms": "to log in with; default: whatever the agent's key is",
 }

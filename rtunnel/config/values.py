@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import attrs
 
-from rtunnel.config.algorithm_lists import AlgorithmLists
+from rtunnel.config.algorithm_lists import AgentSshConfig, AlgorithmLists
 from rtunnel.config.checks import (
     AtLeastOne,
     ClusterName,
@@ -197,5 +197,5 @@ class AgentConfig:
     tunnels: Tunnels = "all"
     allow: TargetPatterns = OWN_SSHD
     resolve: Mapping[str, str] = MappingProxyType({})
-    ssh: AlgorithmLists = attrs.field(factory=AlgorithmLists)
+    ssh: AgentSshConfig = attrs.field(factory=AgentSshConfig)
     tunnel: TunnelConfig = TunnelConfig()

@@ -8,7 +8,10 @@ from typing import Any
 import attrs
 
 from rtunnel.config.addresses import Address
-from rtunnel.config.algorithm_lists import ALGORITHM_COMMENTS
+from rtunnel.config.algorithm_lists import (
+    AGENT_ALGORITHM_COMMENTS,
+    PROXY_ALGORITHM_COMMENTS,
+)
 from rtunnel.config.structuring import Problem, Problems, key_names, structure
 from rtunnel.config.toml_text import render_document
 from rtunnel.config.values import AgentConfig, ProxyConfig
@@ -24,7 +27,7 @@ PROXY_COMMENTS = {
     "ssh.public": "what agents and clients are told to use",
     "ssh.advertise": "where agents can reach this very proxy, if they can",
     "ssh.authorized_keys": "relative to state, as every path below",
-    **ALGORITHM_COMMENTS,
+    **PROXY_ALGORITHM_COMMENTS,
     "web.listen": "status page, /metrics, /healthz, /readyz",
     "registry.url": '"memory:", "sqlite:PATH" or "etcd:URL,..."',
     "peer.listen": "other proxies; default: the ssh listener",
@@ -50,7 +53,7 @@ AGENT_COMMENTS = {
     "tunnels": "or a number: hold that many, let the proxies pass connections on",
     "allow": "what may be reached through this agent; the last word",
     "resolve": 'names: {"web1" = "10.0.0.5"}',
-    **ALGORITHM_COMMENTS,
+    **AGENT_ALGORITHM_COMMENTS,
     "tunnel.heartbeat": "seconds between heartbeats",
     "tunnel.missed": "missed before a tunnel is dead",
 }

@@ -59,6 +59,14 @@ HOST_KEY_ALGORITHMS: tuple[bytes, ...] = (
     *_HOST_SIGNATURES,
 )
 
+#: Those that agents believe by default. An ECDSA key is lost when the randomness of a
+#: single signature is weak, and nobody is forced to give proxies one.
+AGENT_HOST_KEY_ALGORITHMS: tuple[bytes, ...] = tuple(
+    name
+    for name in HOST_KEY_ALGORITHMS
+    if CERTIFICATE_ALGORITHMS.get(name, name) != ECDSA_P256
+)
+
 #: Public key algorithms that users and agents may log in with.
 USER_KEY_ALGORITHMS: tuple[bytes, ...] = (*CERTIFICATE_ALGORITHMS, *_USER_SIGNATURES)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.config import AlgorithmLists, check_usable, load_agent, load_proxy
@@ -42,8 +43,24 @@ class AlgorithmListsTests(SynchronousTestCase):
         """And so does an empty list."""
         for agent in (False, True):
             for text in ("", "[ssh]\n", "[ssh]\nciphers = []\nmacs = []\n"):
-                lists = self.lists(text, agent=agent)
-                self.assertEqual(lists.algorithms, DEFAULT_ALGORITHMS)
+                algorithms = self.lists(text, agent=agent).algorithms
+                default = DEFAULT_ALGORITHMS
+                if agent:
+                    default = attrs.evolve(default, host_keys=algorithms.host_keys)
+                self.assertEqual(algorithms, default)
+
+    def test_agents_believe_ecdsa_only_when_told_to(self) -> None:
+        """Proxies that have such a key show it; every other kind works unasked."""
+        names = self.lists("", agent=True).algorithms.host_keys
+        self.assertEqual(
+            [name for name in DEFAULT_ALGORITHMS.host_keys if name not in names],
+            [b"ecdsa-sha2-nistp256-cert-v01@openssh.com", b"ecdsa-sha2-nistp256"],
+        )
+        listed = '[ssh]\nhost_key_algorithms = ["ecdsa-sha2-nistp256"]\n'
+        self.assertEqual(
+            self.lists(listed, agent=True).algorithms.host_keys,
+            (b"ecdsa-sha2-nistp256",),
+        )
 
     def test_a_list_replaces_the_default_in_its_order(self) -> None:
         """In either file; ChaCha20 can be added that way."""

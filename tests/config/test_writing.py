@@ -94,8 +94,8 @@ resolve = {}                     # names: {"web1" = "10.0.0.5"}
 ciphers = []                     # best first; default: aes128-gcm@openssh.com, aes256-gcm@openssh.com, aes128-ctr, aes256-ctr; chacha20-poly1305@openssh.com only if it is listed
 macs = []                        # beside aes*-ctr; default: hmac-sha2-256-etm@openssh.com, hmac-sha2-512-etm@openssh.com
 key_exchanges = []               # default: mlkem768x25519-sha256, curve25519-sha256, curve25519-sha256@libssh.org
-host_key_algorithms = []         # of proxies; default: certificates, then plain keys, of ssh-ed25519, ecdsa-sha2-nistp256, rsa-sha2-512, rsa-sha2-256
-user_key_algorithms = []         # to log in with; default: the same, and FIDO keys (sk-)
+host_key_algorithms = []         # of proxies; default: certificates, then plain keys, of ssh-ed25519, rsa-sha2-512, rsa-sha2-256; ecdsa-sha2-nistp256 only if it is listed
+user_key_algorithms = []         # to log in with; default: whatever the agent's key is
 
 [tunnel]
 heartbeat = 5                    # seconds between heartbeats

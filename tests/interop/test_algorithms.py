@@ -285,7 +285,14 @@ class HostKeyTests(SynchronousTestCase):
             principals=f"{identity},a,{LOOPBACK}",
         )
         agent = Agent(f"agent-{key_type}", self.directory)
-        run(rtunnel("agent", "sign", "b", "--state", proxy.state, "--out", agent.state))
+        listed = [name for name in HOST_KEY_ALGORITHMS if key_type_of(name) == key_type]
+        names = json.dumps([name.decode() for name in listed])
+        run(
+            rtunnel(
+                *("agent", "sign", "b", "--state", proxy.state, "--out", agent.state),
+                *settings([f"ssh.host_key_algorithms={names}"]),
+            )
+        )
         self.replace_key(
             agent.state / "agent_key",
             key_type,
