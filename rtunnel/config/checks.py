@@ -17,6 +17,7 @@ from rtunnel import naming
 from rtunnel.config import addresses
 from rtunnel.errors import InvalidName
 from rtunnel.trust import hosts, policy, targets
+from rtunnel.wire.source_address import Network, parse_network
 
 T = TypeVar("T")
 
@@ -136,6 +137,33 @@ def _tunnels(value: object) -> Any:
 _TUNNELS = f'"all" or a whole number from 1 to {MAX_COUNT}'
 _count = _number((int,), 1, MAX_COUNT, f"a whole number from 1 to {MAX_COUNT}")
 _ADDRESS = 'an address such as "lb.example.com:3023" or "[2001:db8::1]:3023"'
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise BadValue(value, _FLAG)
+    return value
+
+
+def _network(text: str) -> Network:
+    try:
+        return parse_network(text)
+    except ValueError as error:
+        raise InvalidName(str(error)) from error
+
+
+_FLAG = "true or false"
+
+#: Yes or no.
+Flag = Annotated[bool, Check(_flag, _FLAG)]
+
+#: Where connections come from.
+SourceNetwork = Annotated[
+    Network,
+    text_check(
+        'an address or network such as "10.0.0.0/8" or "2001:db8::/32"', _network
+    ),
+]
 
 #: A count, of connections, channels or heartbeats.
 Count = Annotated[int, _count]

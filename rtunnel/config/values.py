@@ -20,13 +20,16 @@ from rtunnel.config.checks import (
     DialAddress,
     Endpoint,
     FilePath,
+    Flag,
     ProxyName,
     RegistryUrl,
     Seconds,
     SecondsOrZero,
+    SourceNetwork,
     Tunnels,
     is_proxy_name,
 )
+from rtunnel.ssh.penalties import LOOPBACK
 from rtunnel.trust.policy import AllowRule
 from rtunnel.trust.targets import TargetPatterns
 
@@ -51,12 +54,14 @@ class SshConfig(AlgorithmLists):
     :param public: what agents and clients are told to use.
     :param advertise: where agents can reach this very proxy, if they can.
     :param authorized_keys: file of people's keys; it need not exist.
+    :param proxy_protocol_from: balancers that send a PROXY header, and have to.
     """
 
     listen: AtLeastOne[Endpoint] = ("tcp:3023",)
     public: tuple[DialAddress, ...] = ()
     advertise: tuple[DialAddress, ...] = ()
     authorized_keys: FilePath = Path("authorized_keys")
+    proxy_protocol_from: tuple[SourceNetwork, ...] = ()
 
 
 @attrs.frozen
@@ -110,12 +115,16 @@ class LimitsConfig:
     :param login_grace: seconds from accept to authenticated.
     :param unauthenticated: connections not yet authenticated, all sources.
     :param unauthenticated_per_source: the same, from one address.
+    :param penalties: whether sources that come in vain too often are refused a while.
+    :param penalties_exempt: networks of sources that never are.
     :param channels_per_connection: open channels on one SSH connection.
     """
 
     login_grace: Seconds = 20.0
     unauthenticated: Count = 100
     unauthenticated_per_source: Count = 10
+    penalties: Flag = True
+    penalties_exempt: tuple[SourceNetwork, ...] = LOOPBACK
     channels_per_connection: Count = 1000
 
 

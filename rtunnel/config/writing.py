@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ PROXY_COMMENTS = {
     "ssh.public": "what agents and clients are told to use",
     "ssh.advertise": "where agents can reach this very proxy, if they can",
     "ssh.authorized_keys": "relative to state, as every path below",
+    "ssh.proxy_protocol_from": "addresses or networks of balancers that begin each "
+    "connection with a PROXY header (send-proxy, send-proxy-v2), and have to",
     **PROXY_ALGORITHM_COMMENTS,
     "web.listen": "status page, /metrics, /healthz, /readyz",
     "registry.url": '"memory:", "sqlite:PATH" or "etcd:URL,..."',
@@ -37,6 +40,9 @@ PROXY_COMMENTS = {
     "limits.login_grace": "seconds from accept to authenticated",
     "limits.unauthenticated": "connections, all sources",
     "limits.unauthenticated_per_source": "connections",
+    "limits.penalties": "refuse sources for a while that come in vain too often",
+    "limits.penalties_exempt": "never these; list a balancer that sends no PROXY "
+    "header",
     "limits.channels_per_connection": "open at the same time",
     "drain.timeout": "seconds that open channels get after SIGTERM",
     "local.allow": "targets of this proxy's own cluster that it may dial itself, "
@@ -124,7 +130,7 @@ def _defaults(kind: type) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """A value of ours as TOML data."""
     match value:
-        case Path() | Address():
+        case Path() | Address() | IPv4Network() | IPv6Network():
             return str(value)
         case TargetPatterns() | tuple() | list():
             return [_plain(element) for element in value]

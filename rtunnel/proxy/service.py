@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -34,13 +34,16 @@ from rtunnel.registry.records import ProxyRecord
 from rtunnel.ssh.channel_limits import ChannelLimits
 from rtunnel.ssh.connection import Connection, ConnectionHandler
 from rtunnel.ssh.factory import ServerFactory
+from rtunnel.ssh.handshake_turns import HandshakeTurns
 from rtunnel.ssh.host_key import HostKey
-from rtunnel.ssh.limits import TransportLimits
+from rtunnel.ssh.limits import DEFAULT_LIMITS, TransportLimits
+from rtunnel.ssh.penalties import PenaltyLimits
 from rtunnel.state_directory import ProxyCredentials, load_proxy_credentials
 from rtunnel.trust.authentication import Authentication
 from rtunnel.trust.authorized_keys import AuthorizedKeys
 from rtunnel.trust.identity import Identity, PeerIdentity
 from rtunnel.trust.policy import Policy
+from rtunnel.wire.source_address import Network
 
 #: Seconds that closed connections have to flush what was written before.
 FLUSH_TIMEOUT = 3.0
@@ -113,9 +116,14 @@ class ProxyService(Service):
         apart = bool(config.peer.listen)
         everybody = self._authentication(credentials, users=True, peers=not apart)
         self._accepted = self._make_accepted(new_id, everybody)
-        self._factory = self._make_factory(credentials, everybody)
+        self._turns = HandshakeTurns(reactor, DEFAULT_LIMITS.handshake_share)
+        self._factory = self._make_factory(
+            credentials, everybody, config.ssh.proxy_protocol_from
+        )
         self._peer_factory = self._make_factory(
-            credentials, self._authentication(credentials, users=False, peers=True)
+            credentials,
+            self._authentication(credentials, users=False, peers=True),
+            balancers=(),
         )
 
     def _authentication(
@@ -144,9 +152,13 @@ class ProxyService(Service):
         return identify
 
     def _make_factory(
-        self, credentials: ProxyCredentials, identify: _Identify
+        self,
+        credentials: ProxyCredentials,
+        identify: _Identify,
+        balancers: Sequence[Network],
     ) -> ServerFactory:
         limits = self._config.limits
+        penalties = PenaltyLimits(exempt=limits.penalties_exempt)
         return ServerFactory(
             clock=self._reactor,
             host_keys=[HostKey(credentials.key, credentials.certificate)],
@@ -156,10 +168,13 @@ class ProxyService(Service):
                 login_grace=limits.login_grace,
                 unauthenticated=limits.unauthenticated,
                 unauthenticated_per_source=limits.unauthenticated_per_source,
+                penalties=penalties if limits.penalties else None,
             ),
             events=self._accepted,
             algorithms=self._config.ssh.algorithms,
             make_connection=self._make_connection,
+            proxy_protocol_from=balancers,
+            turns=self._turns,
         )
 
     def _make_connection(self, handler: ConnectionHandler) -> Connection:

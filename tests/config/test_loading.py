@@ -57,6 +57,8 @@ missed = 4
 login_grace = 10
 unauthenticated = 50
 unauthenticated_per_source = 5
+penalties = false
+penalties_exempt = ["10.0.0.0/8", "2001:db8::1"]
 channels_per_connection = 20
 
 [drain]
@@ -140,6 +142,11 @@ class ProxyFileTests(LoadingTestCase):
         self.assertEqual(config.limits.login_grace, 20.0)
         self.assertEqual(config.limits.unauthenticated, 100)
         self.assertEqual(config.limits.unauthenticated_per_source, 10)
+        self.assertTrue(config.limits.penalties)
+        self.assertEqual(
+            list(map(str, config.limits.penalties_exempt)), ["127.0.0.0/8", "::1/128"]
+        )
+        self.assertEqual(config.ssh.proxy_protocol_from, ())
         self.assertEqual(config.limits.channels_per_connection, 1000)
         self.assertEqual(config.drain.timeout, 30.0)
         self.assertEqual(list(config.local.allow), [])
@@ -169,6 +176,11 @@ class ProxyFileTests(LoadingTestCase):
         self.assertEqual(config.limits.login_grace, 10.0)
         self.assertEqual(config.limits.unauthenticated, 50)
         self.assertEqual(config.limits.unauthenticated_per_source, 5)
+        self.assertFalse(config.limits.penalties)
+        self.assertEqual(
+            list(map(str, config.limits.penalties_exempt)),
+            ["10.0.0.0/8", "2001:db8::1/128"],
+        )
         self.assertEqual(config.limits.channels_per_connection, 20)
         self.assertEqual(config.drain.timeout, 0.0)
         self.assertEqual(list(config.local.allow), ["*.lan:22"])
@@ -266,7 +278,8 @@ class WrongFileTests(LoadingTestCase):
                 "1000000",
                 "limits.login_grase: found an unknown key, expected one of "
                 "login_grace, unauthenticated, unauthenticated_per_source, "
-                "channels_per_connection; did you mean login_grace?",
+                "penalties, penalties_exempt, channels_per_connection; did you mean "
+                "login_grace?",
                 'allow[0].targets[0]: found "db", expected a target pattern such as '
                 '"host:22"; \'db\' is none of "host:port", "*.lan:22", '
                 '"10.0.0.0/8:22", "[fd00::/8]:22", "*:22", "host:8000-8100" or '
@@ -396,6 +409,7 @@ REFUSED_BY_PROXY: dict[str, list[Any]] = {
         [1],
     ],
     "ssh.authorized_keys": ["", 1],
+    "ssh.proxy_protocol_from": [True, ["*"], ["10.0.0.0/33"], ["10.0.0.1/8"]],
     **REFUSED_ALGORITHMS,
     "registry.url": ["", "sqlite:", "memory", "redis:x", "etcd:", "etcd:host:1", 1],
     "tunnel.heartbeat": [0, -1, True, "5", float("inf"), float("nan"), 1e300, [5]],
@@ -403,6 +417,8 @@ REFUSED_BY_PROXY: dict[str, list[Any]] = {
     "limits.login_grace": [0, 10**400, False],
     "limits.unauthenticated": [0, 1.5],
     "limits.unauthenticated_per_source": [0],
+    "limits.penalties": [0, 1, "true", []],
+    "limits.penalties_exempt": ["::1", [""], ["lb"], ["10.0.0.1/8"], ["::1%lo"], [1]],
     "limits.channels_per_connection": [0],
     "drain.timeout": [-1, -0.1, float("nan"), "30"],
     "local.allow": ["*:22", ["10.0.0.1/8:22"], ["::1:22"], [22], ["a:0"], ["a:2-1"]],

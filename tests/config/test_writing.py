@@ -41,6 +41,7 @@ listen = ["tcp:3023"]            # agents and clients; Twisted server endpoint s
 public = ["lb.example.com:3023"] # what agents and clients are told to use
 advertise = []                   # where agents can reach this very proxy, if they can
 authorized_keys = "authorized_keys" # relative to state, as every path below
+proxy_protocol_from = []         # addresses or networks of balancers that begin each connection with a PROXY header (send-proxy, send-proxy-v2), and have to
 ciphers = []                     # best first; default: aes128-gcm@openssh.com, aes256-gcm@openssh.com, aes128-ctr, aes256-ctr; chacha20-poly1305@openssh.com only if it is listed
 macs = []                        # beside aes*-ctr; default: hmac-sha2-256-etm@openssh.com, hmac-sha2-512-etm@openssh.com
 key_exchanges = []               # default: mlkem768x25519-sha256, curve25519-sha256, curve25519-sha256@libssh.org
@@ -65,6 +66,8 @@ missed = 3                       # missed before a tunnel is dead
 login_grace = 20                 # seconds from accept to authenticated
 unauthenticated = 100            # connections, all sources
 unauthenticated_per_source = 10  # connections
+penalties = true                 # refuse sources for a while that come in vain too often
+penalties_exempt = ["127.0.0.0/8", "::1/128"] # never these; list a balancer that sends no PROXY header
 channels_per_connection = 1000   # open at the same time
 
 [drain]
