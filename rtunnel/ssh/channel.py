@@ -102,7 +102,7 @@ class Channel:
         #: May be set at any time; a request is answered by what is set when it comes.
         self.on_request: OnRequest = refuse_request
         limits = connection.limits
-        self._input = ChannelInput(self, receive_window, limits.max_packet)
+        self._input = ChannelInput(self, receive_window, limits.packet(kind))
         self._output = ChannelOutput(
             self, recipient, send_window, max_packet, limits.queue
         )
@@ -352,6 +352,11 @@ class Channel:
     def is_writable(self) -> bool:
         """Whether data may be sent without waiting for a turn."""
         return self.connection.is_writable and not self._close_sent
+
+    @property
+    def packet_size(self) -> int:
+        """Bytes of data that the next packet may have, whatever the peer allows."""
+        return self.connection.packet_size(self.number)
 
     @property
     def is_congested(self) -> bool:

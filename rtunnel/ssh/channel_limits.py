@@ -11,6 +11,9 @@ MIB = 1024 * KIB
 #: would cost it almost nothing and us a packet.
 LEAST_MAX_PACKET = 1 * KIB
 
+#: How the types of our own channels end (RFC 4250 section 4.6.1).
+OWN_CHANNELS = b"@rtunnel"
+
 
 @attrs.frozen
 class ChannelLimits:
@@ -23,6 +26,9 @@ class ChannelLimits:
         Beyond it a channel has a window of one packet.
     :param max_packet: bytes of data in one packet, both ways: what we offer, and what
         we send even if the peer allows more. OpenSSH has 32 KiB.
+    :param own_packet: the same where both ends are ours (:meth:`packet`).
+    :param shared_packet: bytes of data in one packet that we send while more than one
+        channel sends: nothing passes a packet, and it has to be whole to be opened.
     :param queue: bytes queued for sending in one channel above which its producer is
         paused while the peer's window is used up.
     :param channels: open channels, counting those being opened in either direction.
@@ -37,12 +43,22 @@ class ChannelLimits:
     initial_window: int = 256 * KIB
     window_budget: int = 32 * MIB
     max_packet: int = 32 * KIB
+    own_packet: int = 256 * KIB
+    shared_packet: int = 64 * KIB
     queue: int = 16 * KIB
     channels: int = 1000
     pending_opens: int = 128
     opens_per_second: float = 1000.0
     opens_burst: int = 2000
     outstanding_requests: int = 64
+
+    def packet(self, kind: bytes) -> int:
+        """Bytes of data in one packet on a channel, both ways.
+
+        :param kind: its type; those that end in ``@rtunnel`` nobody else has. Others
+            pay for large packets where we gain: OpenSSH's buffers are made for 32 KiB.
+        """
+        return self.own_packet if kind.endswith(OWN_CHANNELS) else self.max_packet
 
 
 class TokenBucket:

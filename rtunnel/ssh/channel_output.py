@@ -28,6 +28,10 @@ class OutputOwner(Protocol):
         """Whether the connection takes data from this channel now."""
 
     @property
+    def packet_size(self) -> int:
+        """Bytes of data that the next packet may have, whatever the peer allows."""
+
+    @property
     def is_congested(self) -> bool:
         """Whether the connection takes no data from any channel."""
 
@@ -113,15 +117,15 @@ class ChannelOutput:
 
     def _send_now(self, data: Buffer) -> int:
         """Send the start of ``data`` without queueing it; how many bytes that was."""
-        owner, window, limit = self._owner, self.window, self._max_packet
+        owner, window = self._owner, self.window
         left = size = len(data)
-        view = data if size <= limit else memoryview(data)
         while left and owner.is_writable:
+            limit = min(self._max_packet, owner.packet_size)
             count = min(left, limit, window.remaining)
             if not count:
                 break
             start = size - left
-            piece = view if count == size else view[start : start + count]
+            piece = data if count == size else memoryview(data)[start : start + count]
             window.remaining -= count
             left -= count
             owner.send(
@@ -190,7 +194,8 @@ class ChannelOutput:
         queue = self._queue or self._extended
         if not queue:
             return False
-        data = queue.take(min(self._max_packet, self.window.remaining))
+        limit = min(self._max_packet, self._owner.packet_size)
+        data = queue.take(min(limit, self.window.remaining))
         size = len(data)
         if not size:
             return False

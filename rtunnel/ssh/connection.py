@@ -57,6 +57,9 @@ from rtunnel.wire.window import ReceiveWindow, SendWindow, WindowBudget
 __all__ = ["Attach", "Connection", "ConnectionHandler", "OpenRequest"]
 
 _TWO_NUMBERS = struct.Struct(">II")
+#: Seconds without another channel's data after which one has the connection to itself.
+SHARED_SECONDS = 0.1
+
 _NOT_OPEN = "a message for a channel that is not open"
 
 
@@ -88,6 +91,9 @@ class Connection(SSHService):
         self._received_opens: ReceivedOpens | None = None
         self._global_requests = SentRequests(self.limits.outstanding_requests)
         self._waiting: deque[Channel] = deque()
+        # Which channel sent last, and until when that means that several send.
+        self._last_sender = -1
+        self._shared_until = 0.0
         self._receive = {
             MSG_GLOBAL_REQUEST: self._global_request,
             MSG_REQUEST_SUCCESS: self._request_success,
@@ -156,7 +162,7 @@ class Connection(SSHService):
             string(kind)
             + uint32(number)
             + uint32(sent.window.remaining)
-            + uint32(self.limits.max_packet)
+            + uint32(self.limits.packet(kind))
             + data,
         )
         return await self._sent_opens.wait(sent)
@@ -271,6 +277,18 @@ class Connection(SSHService):
         """Have ``take_turn`` called when there is room."""
         self._waiting.append(channel)
 
+    def packet_size(self, number: int) -> int:
+        """Bytes of data that may go in the next packet of a channel.
+
+        :param number: ours of the channel, which is about to send.
+        """
+        now = self.transport.clock.seconds()
+        if number != self._last_sender:
+            self._last_sender = number
+            self._shared_until = now + SHARED_SECONDS
+        limits = self.limits
+        return limits.own_packet if now > self._shared_until else limits.shared_packet
+
     def channel_finished(self, channel: Channel) -> None:
         """The channel's receiver has been told of its end, or will be at its start."""
         self._lingering.discard(channel)
@@ -314,7 +332,7 @@ class Connection(SSHService):
             uint32(peer.number)
             + uint32(channel.number)
             + uint32(window.remaining)
-            + uint32(self.limits.max_packet),
+            + uint32(self.limits.packet(request.kind)),
         )
         if self._lost is not None:
             del self._channels[channel.number]
@@ -372,7 +390,7 @@ class Connection(SSHService):
             peer.number,
             window,
             SendWindow(peer.window),
-            min(peer.max_packet, self.limits.max_packet),
+            min(peer.max_packet, self.limits.packet(kind)),
         )
         self._channels[number] = channel
         return channel
