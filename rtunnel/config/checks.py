@@ -31,6 +31,7 @@ MAX_SECONDS = 30 * 24 * 3600
 MAX_COUNT = 1_000_000
 
 _ENDPOINT = re.compile(r"[A-Za-z][A-Za-z0-9_+.-]*:.+")
+_ENDPOINT_PORT = re.compile(r"(?:tcp[46]?|ssl|haproxy:tcp[46]?):([0-9]+)")
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
 _REGISTRY = re.compile(r"memory:|sqlite:.+|etcd:https?://[^,\s]+(,https?://[^,\s]+)*")
 
@@ -92,6 +93,24 @@ def text_check(expected: str, read: Callable[[str], T]) -> Check:
             raise BadValue(value, expected, str(error)) from error
 
     return Check(check, expected)
+
+
+def _endpoint(text: str) -> str:
+    """A reader of server endpoint strings, as far as that goes without a reactor."""
+    # Only those who read a config file wait for this import.
+    from twisted.internet.endpoints import serverFromString
+
+    port = _ENDPOINT_PORT.match(text)
+    if _ENDPOINT.fullmatch(text) is None or (port and int(port[1]) > 65535):
+        raise InvalidName("")
+    try:
+        serverFromString(None, text)
+    except (ValueError, TypeError) as error:
+        raise InvalidName(str(error)) from None
+    except (LookupError, OSError):
+        # A socket that nobody passed, a file that is not there: not the text's fault.
+        pass
+    return text
 
 
 def _matching(pattern: re.Pattern[str]) -> Callable[[str], str]:
@@ -208,13 +227,11 @@ ProxyName = Annotated[
 #: A file or directory, not resolved yet.
 FilePath = Annotated[Path, text_check("a path", Path)]
 
-#: A Twisted server endpoint string; the real parse happens when it is listened on.
+#: A Twisted server endpoint string; whether its port, socket or file can be had shows
+#: when it is listened on.
 Endpoint = Annotated[
     str,
-    text_check(
-        'a Twisted server endpoint string such as "tcp:3023"',
-        _matching(_ENDPOINT),
-    ),
+    text_check('a Twisted server endpoint string such as "tcp:3023"', _endpoint),
 ]
 
 #: An address to dial, SSH as it is or inside TLS.

@@ -12,6 +12,7 @@ from typing import IO, Any, ClassVar, Protocol, cast
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory
 from twisted.logger import (
     FilteringLogObserver,
     ILogObserver,
@@ -152,6 +153,8 @@ class Program(MultiService):
 
     def startService(self) -> None:
         """Start, and watch how that goes."""
+        # "Starting factory ..." for each connection to a target is no news.
+        Factory.noisy = False
         signals = Signals(self._reactor, self._reload)
         self._reactor.callWhenRunning(signals.install)
         super().startService()

@@ -392,7 +392,10 @@ REFUSED_BY_PROXY: dict[str, list[Any]] = {
     "name": ["", "a b", ".a", "a\n", 1, "ü"],
     "state": ["", 1, [], "a\0b"],
     "ssh": [1, "x", [], [{}]],
-    "ssh.listen": ["tcp:3023", [], [3023], ["3023"], ["tcp"], [""], {}, ["tcp:"]],
+    "ssh.listen": [
+        *("tcp:3023", [], [3023], ["3023"], ["tcp"], [""], {}, ["tcp:"], ["tcp:ssh"]),
+        *(["tcp:65536"], ["nosuch:1"], ["tcp:1:colour=red"]),
+    ],
     "ssh.public": [
         "lb:1",
         [""],
