@@ -330,6 +330,11 @@ def set_timeouts(handle: socket.socket, user_timeout: float = 0) -> None:
             handle.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+class _Factory(Factory):
+    # Two lines for each connection, which say nothing, are two too many.
+    noisy = False
+
+
 async def connect_tcp(
     reactor: IReactorTCP,
     address: str,
@@ -353,7 +358,7 @@ async def connect_tcp(
     )
     endpoint = endpoint_class(reactor, address, port, timeout)
     try:
-        protocol = await endpoint.connect(Factory.forProtocol(TcpStream))
+        protocol = await endpoint.connect(_Factory.forProtocol(TcpStream))
     except error.ConnectingCancelledError:
         raise CancelledError() from None
     except error.ConnectError as failed:
