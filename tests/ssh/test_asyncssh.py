@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +19,7 @@ from rtunnel.ssh.host_key import HostKey
 from rtunnel.ssh.transport import ClientTransport
 from rtunnel.testing import RecordingHandler
 from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, Algorithms
+from tests.interop.peers import require_module
 from tests.interop.processes import LOOPBACK, environment
 from tests.ssh.transports import HOST_KEY, USER_KEY, believe, identity
 
@@ -87,10 +87,11 @@ class AsyncSSHTests(TestCase):
     """Every key exchange, the hybrid one above all, with somebody else's code."""
 
     timeout = 60
-    if importlib.util.find_spec("asyncssh") is None:
-        skip = "asyncssh is not installed"
-
     names = tuple(name.decode() for name in DEFAULT_ALGORITHMS.key_exchanges)
+
+    def setUp(self) -> None:
+        """It is not here where only the program is installed."""
+        require_module("asyncssh")
 
     async def test_its_client_at_our_server(self) -> None:
         """Logs in with each."""
