@@ -38,6 +38,8 @@ class Layout:
     :param balance: HAProxy's algorithm.
     :param advertise: whether each proxy tells agents its own address.
     :param address: where proxies and balancer listen.
+    :param send_proxy: how the balancer says whom connections are from, see
+        :class:`~tests.interop.haproxy.HAProxy`.
     :param namespace: the network namespace of agents and targets, "" for our own.
     :param proxy_settings: further ``--set`` values of every proxy.
     :param agent_settings: further ``--set`` values of every agent.
@@ -49,6 +51,7 @@ class Layout:
     balance: str = "roundrobin"
     advertise: bool = False
     address: str = LOOPBACK
+    send_proxy: str = ""
     namespace: str = ""
     proxy_settings: tuple[str, ...] = ()
     agent_settings: tuple[str, ...] = ()
@@ -110,6 +113,7 @@ class Deployment:
             ],
             port=self.balancer_port,
             address=layout.address,
+            send_proxy=layout.send_proxy,
         )
         self._others.append(self.balancer.process)
         for proxy in self.proxies:

@@ -57,6 +57,8 @@ class HAProxy:
         into rotation by :meth:`add`.
     :param port: where it listens.
     :param address: where it listens, and where the servers do.
+    :param send_proxy: ``send-proxy`` or ``send-proxy-v2``, to say whom connections are
+        from; "" for nothing.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class HAProxy:
         *,
         port: int,
         address: str,
+        send_proxy: str = "",
     ) -> None:
         directory.mkdir(exist_ok=True)
         self._socket = directory / "haproxy.sock"
@@ -77,7 +80,8 @@ class HAProxy:
             )
             + "".join(
                 f"    server {server.name} {address}:{server.port} "
-                f"port {server.web_port}{'' if server.enabled else ' disabled'}\n"
+                f"port {server.web_port} {send_proxy}"
+                f"{'' if server.enabled else ' disabled'}\n"
                 for server in servers
             )
         )
