@@ -7,7 +7,6 @@ requests.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -27,7 +26,8 @@ class SentRequests:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._waiting: deque[tuple[bytes, Deferred[bytes]]] = deque()
+        # A list, as ``limit`` is small: an empty deque has 760 bytes.
+        self._waiting: list[tuple[bytes, Deferred[bytes]]] = []
 
     def refusal(self) -> RequestFailed | None:
         """Why another request cannot be sent now, if so."""
@@ -51,7 +51,7 @@ class SentRequests:
         """
         if not self._waiting:
             raise ProtocolError("an answer to a request that was never made")
-        name, answer = self._waiting.popleft()
+        name, answer = self._waiting.pop(0)
         if answer.called:
             return
         if success:
@@ -96,7 +96,7 @@ class ReceivedRequests:
         self._limit = limit
         self._answer = answer
         self._failed = failed
-        self._waiting: deque[_Request] = deque()
+        self._waiting: list[_Request] = []
         self._stopped = False
 
     @property
@@ -142,7 +142,7 @@ class ReceivedRequests:
     def _finished(self, outcome: bool, request: _Request) -> None:
         request.outcome = bool(outcome)
         while self._waiting and self._waiting[0].outcome is not None:
-            done = self._waiting.popleft()
+            done = self._waiting.pop(0)
             if done.want_reply:
                 self._answer(bool(done.outcome))
 
