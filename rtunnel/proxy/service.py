@@ -48,6 +48,9 @@ from rtunnel.wire.source_address import Network
 #: Seconds that closed connections have to flush what was written before.
 FLUSH_TIMEOUT = 3.0
 
+#: TCP connections that wait in the kernel to be accepted; Twisted has 50.
+BACKLOG = 1024
+
 
 class ProxyService(Service):
     """One proxy.
@@ -264,7 +267,7 @@ class ProxyService(Service):
 
     async def _listen(self, description: str, factory: Any) -> IListeningPort:
         try:
-            endpoint = serverFromString(self._reactor, description)
+            endpoint = serverFromString(self._reactor, _with_backlog(description))
         except ValueError as error:
             raise ConfigError(
                 [f"{self._config.path}: {description!r} is no endpoint: {error}"]
@@ -374,6 +377,18 @@ class ProxyService(Service):
 
 #: From algorithm, key or certificate, and address to an identity.
 _Identify: TypeAlias = Callable[[bytes, bytes, str], Identity]
+
+
+def _with_backlog(description: str) -> str:
+    """An endpoint string with room for a flood to queue in, unless it says how much.
+
+    Where the kernel's queue is full, everybody's connection takes seconds longer.
+    """
+    kind, *arguments = description.removeprefix("haproxy:").split(":")
+    takes_it = kind in ("tcp", "tcp6", "ssl")
+    if not takes_it or any(each.startswith("backlog=") for each in arguments):
+        return description
+    return f"{description}:backlog={BACKLOG}"
 
 
 def _address(port: IListeningPort) -> str:
