@@ -1,6 +1,7 @@
 # make demo   two proxies, an agent and a target on this machine, reached by `ssh -J`
 # make test   everything that CI runs
 # make lint   style and types only
+# make fuzz   every parser and state machine; FUZZFLAGS="--seconds 20" to stop early
 # make bench  how fast, beside OpenSSH and asyncssh; bench-quick takes two minutes
 
 # The first Python that is new enough; PYTHON=... chooses another.
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PYENV_BINS = $(shell pyenv versions --bare 2>/dev/null | grep '^3\.1[123]\.' \
 	| sed "s|.*|:$$(pyenv root)/versions/&/bin|" | tr -d '\n')
 
-.PHONY: demo test lint bench bench-quick clean
+.PHONY: demo test lint fuzz bench bench-quick clean
 
 demo: $(BIN)/python
 	@rm -rf build  # setuptools would ship what an earlier build left there
@@ -30,6 +31,10 @@ test: $(BIN)/tox
 
 lint: $(BIN)/tox
 	@$(BIN)/tox run -q -e lint,mypy
+
+fuzz: $(BIN)/python
+	@$(BIN)/python -m pip install --quiet '.[fuzz]'
+	@$(BIN)/python -m fuzz $(FUZZFLAGS)
 
 bench bench-quick: $(BIN)/python
 	@$(BIN)/python -m pip install --quiet . -r benchmarks/requirements.txt

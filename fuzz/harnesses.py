@@ -1,0 +1,28 @@
+"""All harnesses, by name."""
+
+from __future__ import annotations
+
+from fuzz import (
+    connections,
+    keys,
+    messages,
+    names,
+    packets,
+    transports,
+    userauth,
+)
+from fuzz.harness import Harness
+
+HARNESSES: dict[str, Harness] = {
+    harness.name: harness
+    for module in (
+        packets,
+        keys,
+        messages,
+        names,
+        userauth,
+        connections,
+        transports,
+    )
+    for harness in module.HARNESSES
+}

@@ -1,0 +1,42 @@
+"""Fuzz input as a row of decisions: what to do next, and with how much."""
+
+from __future__ import annotations
+
+
+class Script:
+    """Reads decisions off an input; past its end all of them are 0 and empty.
+
+    :param data: the input.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._offset = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left."""
+        return self._offset >= len(self._data)
+
+    def byte(self) -> int:
+        """A number from 0 to 255."""
+        taken = self.take(1)
+        return taken[0] if taken else 0
+
+    def below(self, limit: int) -> int:
+        """A number from 0 up to ``limit``, that is at most 256."""
+        return self.byte() % limit
+
+    def take(self, count: int) -> bytes:
+        """Up to ``count`` bytes."""
+        start = self._offset
+        self._offset = start + count
+        return self._data[start : start + count]
+
+    def chunk(self) -> bytes:
+        """A length of one byte, and that many bytes."""
+        return self.take(self.byte())
+
+    def rest(self) -> bytes:
+        """Everything that is left."""
+        return self.take(len(self._data))
