@@ -302,6 +302,8 @@ class MemoryTransport:
             self._put(MSG_DISCONNECT, uint32(reason_code) + text(description))
             self.close_reason = description or "closed"
 
+    peer_said_goodbye = False
+
     def set_tcp_user_timeout(self, seconds: float) -> None:
         """There is no TCP here."""
 

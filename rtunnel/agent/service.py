@@ -306,9 +306,10 @@ class AgentService(Service):
             tunnel.state is TunnelState.IN_SERVICE for tunnel in self._tunnels.values()
         )
         wanted = tracker.population()
-        return serving, wanted if tracker.tunnels is None else min(
-            wanted, tracker.tunnels
-        )
+        if tracker.tunnels is not None:
+            wanted = min(wanted, tracker.tunnels)
+        # A tunnel to a proxy that leaves serves to its end.
+        return serving, max(wanted, serving)
 
     def _say_progress(self) -> None:
         progress = self._count()

@@ -209,7 +209,7 @@ def _next_steps(first: ProxyConfig, config: ProxyConfig, out: Path) -> str:
     if config.registry.url.startswith("sqlite:"):
         lines.append(
             f"It shares the registry {config.registry.url} and so has to run on this "
-            "machine; for several machines use etcd: as registry.url."
+            "machine."
         )
         busy = [each for each in config.ssh.listen if each in first.ssh.listen]
         busy += [each for each in config.web.listen if each in first.web.listen]

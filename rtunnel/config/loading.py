@@ -18,7 +18,7 @@ MAX_SIZE = 1 << 20
 
 _WRITTEN_BY: dict[type, str] = {
     ProxyConfig: "'rtunnel init' writes one",
-    AgentConfig: "'rtunnel join' writes one",
+    AgentConfig: "'rtunnel agent sign' writes one",
 }
 
 

@@ -67,7 +67,7 @@ class Client:
         self._clock = clock
         self._connection: Connection | None = None
         self._login_proof: LoginProof | None = None
-        self._connections = TargetConnections(owner, clock, proxy_id)
+        self._connections = TargetConnections(owner, clock, proxy_id, self._left)
 
     @property
     def open_connections(self) -> int:
@@ -84,6 +84,9 @@ class Client:
         """The SSH connection is gone."""
         self._connection = None
         self._owner.client_ended(self)
+
+    def _left(self) -> bool:
+        return self._connection is not None and self._connection.peer_said_goodbye
 
     def close(self, reason: str) -> None:
         """End the connection."""

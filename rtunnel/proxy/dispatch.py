@@ -20,6 +20,7 @@ from rtunnel.errors import (
     OPEN_CONNECT_FAILED,
     ConnectionClosed,
     ConnectionFailed,
+    InvalidName,
     OpenRefused,
 )
 from rtunnel.naming import Target
@@ -28,6 +29,7 @@ from rtunnel.proxy.local_site import LocalSite
 from rtunnel.proxy.sites import Sites
 from rtunnel.proxy.tunnel import Tunnel
 from rtunnel.splice import Stream
+from rtunnel.trust.hosts import parse_host
 from rtunnel.trust.identity import UserIdentity
 from rtunnel.trust.login_proof import LoginProof
 from rtunnel.trust.policy import Deny, Policy
@@ -140,6 +142,7 @@ class Dispatcher:
         :param proof: how the user logged in here; without it no peer can be asked.
         :raises OpenRefused: with the code and sentence for the client.
         """
+        _check_host(target)
         decision = self._policy().decide(user, target.cluster, target.host, target.port)
         if isinstance(decision, Deny):
             raise refusals.not_allowed(user.name, target)
@@ -246,6 +249,18 @@ class Dispatcher:
         return refusals.unknown_cluster(
             cluster, [name for name in known if policy.reaches_cluster(user, name)]
         )
+
+
+def _check_host(target: Target) -> None:
+    """Refuse spellings of addresses that no rule can speak of, as ``127.1``.
+
+    :raises OpenRefused: saying what is wrong with it.
+    """
+    if target.host:
+        try:
+            parse_host(target.host)
+        except InvalidName as error:
+            raise OpenRefused(OPEN_ADMINISTRATIVELY_PROHIBITED, str(error)) from None
 
 
 class _Failures:

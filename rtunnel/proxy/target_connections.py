@@ -6,7 +6,7 @@ asked for.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import attrs
@@ -39,16 +39,22 @@ class TargetConnections:
     """The connections of one SSH connection.
 
     :param proxy_id: of this proxy.
+    :param left: whether the SSH connection was ended by who asked for the targets.
     :ivar open: how many are joined to their targets now.
     """
 
     def __init__(
-        self, owner: ConnectionOwner, clock: IReactorTime, proxy_id: str
+        self,
+        owner: ConnectionOwner,
+        clock: IReactorTime,
+        proxy_id: str,
+        left: Callable[[], bool] = lambda: False,
     ) -> None:
         self.open = 0
         self.clock = clock
         self._owner = owner
         self._proxy_id = proxy_id
+        self._left = left
 
     async def reach(
         self,
@@ -120,6 +126,8 @@ class TargetConnections:
                 bytes_out=report.bytes_out,
                 seconds=report.seconds,
                 reason=report.reason,
+                # ``ssh -J`` ends with a goodbye, in the middle of whatever is open.
+                outcome="failed" if report.reason and not self._left() else "ok",
             )
         )
         self._owner.connection_ended()

@@ -175,6 +175,11 @@ class Connection(SSHService):
         self.send(MSG_GLOBAL_REQUEST, payload)
         return answer
 
+    @property
+    def peer_said_goodbye(self) -> bool:
+        """Whether the peer has ended the connection, and of its own accord."""
+        return self.transport.peer_said_goodbye
+
     def expect_peer_to_read(self, seconds: float) -> None:
         """Have TCP give up a peer that takes no data for so long.
 

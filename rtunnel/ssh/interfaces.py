@@ -85,6 +85,10 @@ class PacketTransport(Protocol):
     def close_reason(self) -> str:
         """One sentence, once the connection has ended; may be empty."""
 
+    @property
+    def peer_said_goodbye(self) -> bool:
+        """Whether the peer ended the connection, and of its own accord."""
+
     def sendPacket(self, messageType: int, payload: bytes, data: Buffer = b"") -> None:
         """Send one message, ``data`` being its end."""
 

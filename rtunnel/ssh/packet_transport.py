@@ -14,13 +14,14 @@ from typing import Any
 from twisted.conch.ssh.service import SSHService
 from twisted.conch.ssh.transport import SSHTransportBase
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from rtunnel.direct_socket import DirectSocket, direct_socket
 from rtunnel.errors import (
     DISCONNECT_BY_APPLICATION,
     DISCONNECT_CONNECTION_LOST,
+    DISCONNECT_HOST_KEY_NOT_VERIFIABLE,
     HostRefused,
     ProtocolError,
 )
@@ -94,6 +95,7 @@ class PacketTransport(SSHTransportBase):
         self.last_received = clock.seconds()
         self.peer_address = ""
         self.close_reason = ""
+        self.peer_said_goodbye = False
         self.authenticated = False
         self._random = random
         self._sealer = PacketSealer(random)
@@ -240,7 +242,10 @@ class PacketTransport(SSHTransportBase):
 
     def _log_end(self, line: str, reason: str, reason_code: int) -> None:
         if self.authenticated or self.may_log():
-            self._log.info(
+            # Agents hang up early on proxies that have their tunnel already.
+            is_routine = reason_code == DISCONNECT_HOST_KEY_NOT_VERIFIABLE
+            self._log.emit(
+                LogLevel.debug if is_routine else LogLevel.info,
                 line,
                 address=self.peer_address,
                 reason=reason,
@@ -413,6 +418,7 @@ class PacketTransport(SSHTransportBase):
         reason_code = reader.uint32()
         text = printable(reader.string())
         self.close_reason = f"the peer disconnected: {text}"
+        self.peer_said_goodbye = reason_code == DISCONNECT_BY_APPLICATION
         self._log_end(_DISCONNECTED, text, reason_code)
         self._close(linger=False)
 

@@ -112,7 +112,7 @@ class Authentication:
         return UserIdentity(
             name=entry.name,
             principals=(entry.name,),
-            key_id=entry.name,
+            key_id=key.fingerprint,
             fingerprint=key.fingerprint,
             source=source,
             certificate=None,

@@ -22,7 +22,7 @@ class UserIdentity:
 
     :param name: the certificate's key id, or the line's comment.
     :param principals: what ``[[allow]]`` rules speak of, the name among them.
-    :param key_id: the certificate's key id; for a plain key the name.
+    :param key_id: the certificate's key id; for a plain key its fingerprint.
     :param fingerprint: of the key that signed the login, ``SHA256:...``.
     :param source: IP address that the connection comes from.
     :param certificate: None for a plain key.

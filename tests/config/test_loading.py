@@ -342,7 +342,7 @@ class WrongFileTests(LoadingTestCase):
             ),
         )
         error = self.assertRaises(ConfigError, load_agent, path)
-        self.assertIn("'rtunnel join' writes one", str(error))
+        self.assertIn("'rtunnel agent sign' writes one", str(error))
 
     def test_unreadable_file_says_why(self) -> None:
         """A directory is none, and a path with NUL is none either."""

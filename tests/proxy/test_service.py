@@ -147,6 +147,17 @@ class DialTests(ProxyTestCase):
         line = json.loads(self.audit_text().splitlines()[-1])
         self.assertEqual((line["outcome"], line["reason"]), ("ok", ""))
 
+    async def test_a_client_that_says_goodbye_ended_in_order(self) -> None:
+        """``ssh -J`` leaves so when the inner ssh is done."""
+        await self.agent_in_service()
+        client = await self.client()
+        await self.open_target(client, "web1.b")
+        client.close("disconnected by user")
+        await self.until(lambda: "connection_closed" in self.audit_text())
+        line = json.loads(self.audit_text().splitlines()[-1])
+        self.assertEqual(line["outcome"], "ok")
+        self.assertIn("disconnected by user", line["reason"])
+
     async def refusal(self, client: Any, host: str, port: int = 22) -> OpenRefused:
         """What a client hears of a target that cannot be reached."""
         with self.assertRaises(OpenRefused) as caught:
@@ -165,6 +176,7 @@ class DialTests(ProxyTestCase):
             ("web1.a", 1, "[local] allow"),
             ("web1.b-", 1, "HOST.CLUSTER"),
             ("we b1.b", 1, "HOST.CLUSTER"),
+            ("127.1.b", 1, "127.1"),
             ("w\x1b[31m.b", 1, "\\x1b"),
             ("x" * 300 + ".b", 1, "255 is the limit"),
         ):

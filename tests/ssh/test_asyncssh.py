@@ -66,11 +66,14 @@ class _Server(ProcessProtocol):
     def __init__(self) -> None:
         self.port: Deferred[int] = Deferred()
         self.ended: Deferred[None] = Deferred()
+        self.output = b""
         self.errors = b""
 
     def outReceived(self, data: bytes) -> None:
-        """The port."""
-        self.port.callback(int(data))
+        """The port, and the end of its line, which may come apart."""
+        self.output += data
+        if self.output.endswith(b"\n") and not self.port.called:
+            self.port.callback(int(self.output))
 
     def errReceived(self, data: bytes) -> None:
         """For the failure, if there is one."""

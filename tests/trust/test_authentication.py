@@ -333,7 +333,7 @@ class PlainKeyTests(AuthenticationTestCase):
             UserIdentity(
                 name="bob",
                 principals=("bob",),
-                key_id="bob",
+                key_id=KEY.fingerprint,
                 fingerprint=KEY.fingerprint,
                 source=SOURCE,
                 certificate=None,
