@@ -114,8 +114,11 @@ def main() -> int:
         "--machine-inputs", type=int, default=10**5, help="for each state machine"
     )
     parser.add_argument("--seconds", type=int, default=0, help="for each harness")
-    parser.add_argument("harness", nargs="*", choices=[*HARNESSES, []], metavar="NAME")
+    parser.add_argument("harness", nargs="*", default=list(HARNESSES))
     options = parser.parse_args()
+    unknown = set(options.harness) - set(HARNESSES)
+    if unknown:
+        parser.error(f"no harness {sorted(unknown)}; there are {', '.join(HARNESSES)}")
     results = [
         fuzz(
             harness,
@@ -123,7 +126,7 @@ def main() -> int:
             options.seconds,
         )
         for name, harness in HARNESSES.items()
-        if name in (options.harness or HARNESSES)
+        if name in options.harness
     ]
     return 0 if all(results) else 1
 

@@ -42,7 +42,8 @@ _MESSAGES = (
 #: What JSON is made of, and what readers of JSON trip over.
 _JSON = (
     *(
-        b'{ } [ ] , : " null true false 0 -1 1e999 -0.0 1E400 NaN Infinity 1.5 "\\ud800" '
+        b'{ } [ ] , : " null true false 0 -1 1e999 -0.0 1E400 NaN Infinity 1.5 '
+        b'"\\ud800" '
         b"9007199254740993 \\u0000 \xef\xbb\xbf \xff"
     ).split(),
     b"[" * 60,
