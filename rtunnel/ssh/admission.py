@@ -177,9 +177,10 @@ class Admission:
                 del self._by_source[source]
 
     def _penalty(self, address: str) -> float:
-        if self.penalties is None or self.is_exempt(address):
+        if self.penalties is None:
             return 0.0
-        return self.penalties.remaining(source_of(address), self.now())
+        remaining = self.penalties.remaining(source_of(address), self.now())
+        return remaining if remaining > 0 and not self.is_exempt(address) else 0.0
 
     def is_exempt(self, address: str) -> bool:
         """Whether an address gets no penalties."""

@@ -65,6 +65,8 @@ class Listener:
 
         :param address: an IP address, or what is none.
         """
+        if not self.proxy_protocol_from:
+            return False
         try:
             return in_networks(parse_address(address), self.proxy_protocol_from)
         except ValueError:

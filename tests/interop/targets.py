@@ -3,6 +3,7 @@
 ``half-close``  reads to the end of input, then answers and closes
 ``silent``      accepts and never reads
 ``echo``        sends back what comes
+``zeros``       sends without end
 """
 
 from __future__ import annotations
@@ -46,10 +47,18 @@ def echo(connection: socket.socket) -> None:
     connection.close()
 
 
+def zeros(connection: socket.socket) -> None:
+    """Send as much as is taken."""
+    data = bytes(65536)
+    while True:
+        connection.sendall(data)
+
+
 BEHAVIOURS: dict[str, Callable[[socket.socket], None]] = {
     "half-close": half_close,
     "silent": silent,
     "echo": echo,
+    "zeros": zeros,
 }
 
 

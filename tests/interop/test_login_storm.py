@@ -1,0 +1,138 @@
+"""Strangers who come as fast as they can, while a tunnel moves data."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import IO, ClassVar
+
+from tests.interop.deployment import Layout
+from tests.interop.processes import LOOPBACK, wait_until
+from tests.interop.sharing import DeploymentTestCase
+from tests.interop.strangers import addresses, said_until
+
+#: What a tunnel keeps of its speed.
+SHARE = 0.5
+#: Pairs of a quiet and a stormy second.
+MOST_ROUNDS = 8
+#: Connections per second of a storm from one source, and of one from everywhere.
+#: Whoever makes more of these takes the time of the machine that the tests share.
+FROM_ONE, FROM_EVERYWHERE = 1000, 300
+#: Connections of a storm that are there at the same time.
+AT_ONCE = 50
+
+
+class LoginStormTests(DeploymentTestCase):
+    """Every stranger wants a whole key exchange, and its place again when it has it."""
+
+    layout: ClassVar[Layout] = Layout(
+        proxies=1, proxy_settings=("limits.penalties_exempt=[]",)
+    )
+
+    def setUp(self) -> None:
+        """Data that comes through the tunnel without end."""
+        port = self.deployment.target("zeros")
+        (proxy,) = self.deployment.proxies
+        self.proxy = proxy
+        # What is left of another test's storm is over first.
+        wait_until(lambda: self.log_in() == 0, 10, "a login")
+        command = self.deployment.ssh.command(
+            "ssh", "-b", "127.0.0.2", "-W", f"web1.b:{port}", proxy.name
+        )
+        download = subprocess.Popen(command, stdout=subprocess.PIPE)
+        self.addCleanup(download.wait)
+        self.addCleanup(download.kill)
+        assert download.stdout is not None
+        self.addCleanup(download.stdout.close)
+        self.counter = _Counter(download.stdout)
+
+    def log_in(self) -> int:
+        """The exit code of ssh from an address of its own."""
+        ssh = self.deployment.ssh
+        return ssh.run("ssh", "-b", "127.0.0.2", self.proxy.name, "ls").returncode
+
+    def assert_keeps_its_speed(self, sources: Sequence[str], rate: int) -> None:
+        """Compare quiet seconds with stormy ones.
+
+        Others use this machine too: what they take from one second and not from the
+        next is evened out over as many rounds as that needs, within reason.
+        """
+        shares = []
+        for rounds in range(1, MOST_ROUNDS + 1):
+            quiet = self.counter.speed(1.0)
+            with storm(self.proxy.port, sources, rate):
+                shares.append(self.counter.speed(1.0) / quiet)
+            if rounds >= 3 and statistics.median(shares) > SHARE:
+                return
+        self.fail(f"shares of the quiet speed: {shares}")
+
+    def test_storm_from_one_source(self) -> None:
+        """It is cut off; the tunnel hardly notices, and others log in."""
+        self.assert_keeps_its_speed(["127.9.0.1"], FROM_ONE)
+        with storm(self.proxy.port, ["127.9.0.1"], FROM_ONE):
+            self.assertEqual(self.log_in(), 0)
+
+    def test_storm_from_everywhere(self) -> None:
+        """Every connection from another address: their key exchanges wait."""
+        self.assert_keeps_its_speed(addresses(2000, block=10), FROM_EVERYWHERE)
+        self.assertEqual(len(self.proxy.tunnels()), 1)
+
+
+class _Counter:
+    """Reads a stream away and tells how fast it comes."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._bytes = 0
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while data := self._stream.read1(1 << 18):  # type: ignore[attr-defined]
+                self._bytes += len(data)
+
+    def speed(self, seconds: float) -> float:
+        """Bytes per second, over so many seconds from now, after a short pause."""
+        time.sleep(0.3)
+        before, started = self._bytes, time.monotonic()
+        time.sleep(seconds)
+        return (self._bytes - before) / (time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def storm(port: int, sources: Sequence[str], rate: int) -> Iterator[None]:
+    """Strangers who come, ask for a key exchange and go, so many a second."""
+    over = threading.Event()
+    said = said_until("exchanged")
+
+    def run() -> None:
+        here: list[socket.socket] = []
+        count, started = 0, time.monotonic()
+        while not over.is_set():
+            while count < rate * (time.monotonic() - started):
+                connection = socket.socket()
+                connection.setblocking(False)
+                connection.bind((sources[count % len(sources)], 0))
+                connection.connect_ex((LOOPBACK, port))
+                here.append(connection)
+                count += 1
+                with contextlib.suppress(OSError):
+                    connection.send(said)
+            while len(here) > AT_ONCE:
+                here.pop(0).close()
+            time.sleep(0.002)
+        for connection in here:
+            connection.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
