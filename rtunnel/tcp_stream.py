@@ -49,8 +49,8 @@ KEEPALIVE_PROBES = 4
 #: Bytes delivered at a time of what came before anybody took it.
 _PIECE = 65536
 
-#: Bytes read at a time, where Twisted can be passed by.
-READ_SIZE = 256 * 1024
+#: Bytes read at a time, where Twisted can be passed by: one packet's.
+READ_SIZE = 120 * 1024
 
 #: Where they are read to. One for all streams: what came is delivered, or copied,
 #: before the next read.
