@@ -189,7 +189,7 @@ def main() -> None:
     reactor.callWhenRunning(begin)
     reactor.run()
     if failed:
-        failed[0].printTraceback(sys.stderr)
+        print(failed[0].getErrorMessage(), file=sys.stderr)
         sys.exit(1)
 
 
