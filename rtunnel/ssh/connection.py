@@ -8,6 +8,7 @@ nothing but ProtocolError, which the transport answers with a disconnect.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from twisted.conch.ssh.service import SSHService
 from twisted.internet.defer import Deferred, fail, succeed
@@ -89,6 +90,7 @@ class Connection(SSHService):
         self._sent_opens = SentOpens()
         self._received_opens: ReceivedOpens | None = None
         self._global_requests = SentRequests(self.limits.outstanding_requests)
+        self._answers: dict[bytes, Callable[[bytes], bytes | None]] = {}
         # A list, as an empty deque has 760 bytes and most tunnels are idle.
         self._waiting: list[Channel] = []
         # Which channel sent last, and until when that means that several send.
@@ -179,6 +181,16 @@ class Connection(SSHService):
     def peer_said_goodbye(self) -> bool:
         """Whether the peer has ended the connection, and of its own accord."""
         return self.transport.peer_said_goodbye
+
+    def answer_request(
+        self, name: bytes, answer: Callable[[bytes], bytes | None]
+    ) -> None:
+        """Answer a global request here, for the transport; the handler is not asked.
+
+        :param answer: as ``global_request`` of the handler, without the name; it may
+            raise ProtocolError.
+        """
+        self._answers[name] = answer
 
     def expect_peer_to_read(self, seconds: float) -> None:
         """Have TCP give up a peer that takes no data for so long.
@@ -289,17 +301,24 @@ class Connection(SSHService):
         reader = Reader(payload)
         name = reader.string(MAX_NAME)
         want_reply = reader.boolean()
-        try:
-            answer = self._handler.global_request(name, reader.rest())
-        except Exception:
-            self._log.failure("a global request {name}", name=printable(name))
-            answer = None
+        data = reader.rest()
+        if name in self._answers:
+            answer = self._answers[name](data)
+        else:
+            answer = self._ask_handler(name, data)
         if not want_reply:
             return
         if answer is None:
             self.send(MSG_REQUEST_FAILURE, b"")
         else:
             self.send(MSG_REQUEST_SUCCESS, answer)
+
+    def _ask_handler(self, name: bytes, data: bytes) -> bytes | None:
+        try:
+            return self._handler.global_request(name, data)
+        except Exception:
+            self._log.failure("a global request {name}", name=printable(name))
+            return None
 
     def _request_success(self, payload: bytes) -> None:
         self._global_requests.answered(True, payload)

@@ -283,6 +283,8 @@ class KeyExchanges:
 class ServerKeyExchanges(KeyExchanges):
     """The server's side.
 
+    ``host_key_algorithm`` is that of the newest exchange.
+
     :param host_keys: kept for the life of the connection.
     """
 
@@ -292,6 +294,7 @@ class ServerKeyExchanges(KeyExchanges):
     def __init__(self, context: ExchangeContext, host_keys: Sequence[HostKey]) -> None:
         super().__init__(context)
         self._host_keys = tuple(host_keys)
+        self.host_key_algorithm = b""
 
     def host_key_algorithms(self) -> Sequence[bytes]:
         """See :class:`KeyExchanges`."""
@@ -316,7 +319,7 @@ class ServerKeyExchanges(KeyExchanges):
         negotiated = exchange.negotiated
         assert negotiated is not None
         reply, secret = negotiated.key_exchange.answer(public)
-        algorithm = negotiated.host_key
+        algorithm = self.host_key_algorithm = negotiated.host_key
         host_key = next(key for key in self._host_keys if algorithm in key.algorithms)
         blob = host_key.blob(algorithm)
         exchange_hash = self.transcript(exchange).exchange_hash(

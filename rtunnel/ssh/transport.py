@@ -24,6 +24,7 @@ from rtunnel.ssh.admitted_transport import AdmittedTransport, Listener
 from rtunnel.ssh.connection import Connection
 from rtunnel.ssh.exchanges import ClientKeyExchanges, HostCheck, ServerKeyExchanges
 from rtunnel.ssh.host_key import HostKey
+from rtunnel.ssh.host_key_update import HOST_KEYS, PROVE_HOST_KEYS, HostKeyUpdate
 from rtunnel.ssh.limits import TransportLimits
 from rtunnel.ssh.packet_transport import PacketTransport
 from rtunnel.ssh.userauth import USERAUTH_SERVICE, LoginRules, UserAuthServer
@@ -83,6 +84,7 @@ class ServerTransport(AdmittedTransport, SSHServerTransport):
         self.identity: Identity | None = None
         self.login_proof: LoginProof | None = None
         self._rules = rules
+        self._host_keys = host_keys
 
     def first_keys_in_use(self) -> None:
         """Say which user keys we take, if the client wants to know (RFC 8308)."""
@@ -121,6 +123,17 @@ class ServerTransport(AdmittedTransport, SSHServerTransport):
         self.sendPacket(MSG_USERAUTH_SUCCESS, b"")
         self.logged_in()
         self.start_service(service)
+        self._tell_host_keys(service)
+
+    def _tell_host_keys(self, service: SSHService) -> None:
+        update = HostKeyUpdate(
+            self._host_keys, self.exchanges.host_key_algorithm, self.session_id
+        )
+        if update.is_needed and isinstance(service, Connection):
+            service.answer_request(PROVE_HOST_KEYS, update.prove)
+            service.send_global_request(
+                HOST_KEYS, update.announcement(), want_reply=False
+            )
 
 
 class ClientTransport(PacketTransport, SSHClientTransport):
