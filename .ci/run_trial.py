@@ -22,12 +22,25 @@ WAITING = [
     INTEROP / "test_failures.py",
 ]
 
+#: These take long, and the same in every Python: they run once, beside interop.
+LONG = {Path("tests/cli/demo"), Path("tests/tap"), Path("tests/test_fuzz.py")}
+
 
 def unit_tests() -> list[str]:
-    """Name everything but ``tests/interop``."""
+    """Name everything but ``tests/interop`` and what takes long."""
     packages = [path.parent for path in Path("tests").glob("*/__init__.py")]
     found = [path for path in packages if path != INTEROP]
-    return sorted(map(str, [*found, *Path("tests").glob("test_*.py")]))
+    modules = Path("tests").glob("*/test_*.py")
+    split = {path.parent for path in LONG} - {Path("tests")}
+    parts = [path for path in modules if path.parent in split]
+    whole = [path for path in found if path not in split]
+    everything = {*whole, *parts, *Path("tests").glob("test_*.py")}
+    return sorted(map(str, everything - LONG))
+
+
+def long_tests() -> list[str]:
+    """Name what takes long."""
+    return sorted(map(str, LONG))
 
 
 def interop_tests() -> list[str]:
@@ -43,7 +56,7 @@ def waiting_tests() -> list[str]:
 #: For each group, what runs one after the other: tests, and how many at once.
 GROUPS: dict[str, list[tuple[Callable[[], list[str]], int]]] = {
     "unit": [(unit_tests, 2)],
-    "interop": [(waiting_tests, 4), (interop_tests, 1)],
+    "interop": [(waiting_tests, 4), (interop_tests, 1), (long_tests, 2)],
 }
 
 
