@@ -93,7 +93,8 @@ def fuzz(harness: Harness, inputs: int, seconds: int) -> bool:
     count = int(counted[1]) if counted else 0
     if code:
         print(f"{harness.name}: after {count} inputs, see {work}:")
-        print("\n".join(said.splitlines()[-40:]), flush=True)
+        lines = [line for line in said.splitlines() if "Instrumenting" not in line]
+        print("\n".join(lines[:60]), flush=True)
         return False
     least = work / "least"
     _write_inputs(least, [])
