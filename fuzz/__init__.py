@@ -1,1 +1,1 @@
-"""Fuzzing of every parser and state machine that bytes from a peer can reach."""
+"""Fuzzing of the parsers and state machines that bytes from a peer reach."""
