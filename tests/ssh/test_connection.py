@@ -42,6 +42,7 @@ from rtunnel.wire.numbers import (
     MSG_REQUEST_SUCCESS,
     MSG_UNIMPLEMENTED,
 )
+from rtunnel.wire.packet_cipher import Buffer
 
 
 class DecidingHandler(RecordingHandler):
@@ -277,7 +278,7 @@ class OpeningTests(SynchronousTestCase):
         transport = pair.client_transport
         send_packet = transport.sendPacket
 
-        def give_up(messageType: int, payload: bytes, data: bytes = b"") -> None:
+        def give_up(messageType: int, payload: bytes, data: Buffer = b"") -> None:
             send_packet(messageType, payload, data)
             transport.lose("the peer does not read")
 

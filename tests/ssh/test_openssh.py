@@ -143,8 +143,10 @@ class OpenSSHClientTests(TestCase):
         build = factory.buildProtocol
 
         def keep(addr: Any) -> ServerTransport:
-            self.transports.append(build(addr))
-            return self.transports[-1]
+            transport = build(addr)
+            assert transport is not None
+            self.transports.append(transport)
+            return transport
 
         factory.buildProtocol = keep  # type: ignore[method-assign]
         endpoint = TCP4ServerEndpoint(reactor, 0, interface=LOOPBACK)

@@ -34,7 +34,10 @@ class PacketOutputTests(SynchronousTestCase):
         """The packets that have reached TCP."""
         opener = PacketOpener(2**20)
         opener.feed(self.transport.value())
-        return list(iter(opener.next_packet, None))
+        return [
+            (number, bytes(payload))
+            for number, payload in iter(opener.next_packet, None)
+        ]
 
     def test_is_the_producer_of_its_transport(self) -> None:
         """A push producer, as TCP sees it."""

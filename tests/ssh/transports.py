@@ -312,7 +312,7 @@ class RawClient:
             self._reads_packets = True
         self.opener.feed(data)
         while packet := self.opener.next_packet():
-            self.received.append(packet)
+            self.received.append((packet[0], bytes(packet[1])))
             if packet[0] == MSG_NEWKEYS:
                 # What follows needs the new keys.
                 break
