@@ -8,34 +8,52 @@ and no name can look like another field. No key, token or payload has a place he
 from __future__ import annotations
 
 import json
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import attrs
 
+from rtunnel.audit.fields import FIELDS, Outcome
+from rtunnel.audit.trust_events import (
+    CaRotated,
+    CertificateRenewed,
+    JoinAccepted,
+    JoinRefused,
+    LoginEnded,
+    RenewalRefused,
+    RevocationRemoved,
+    Revoked,
+    TokenAdded,
+    TokenRemoved,
+)
 from rtunnel.naming import printable
 from rtunnel.timestamps import rfc3339
 
-#: The fields of every line.
-FIELDS = (
-    "time",
-    "event",
-    "connection_id",
-    "user",
-    "key_id",
-    "source",
-    "cluster",
-    "target",
-    "proxy",
-    "agent",
-    "outcome",
-    "bytes_in",
-    "bytes_out",
-    "seconds",
-    "reason",
-)
-
-#: How it went: as it should, not allowed, or tried in vain.
-Outcome = Literal["ok", "refused", "failed"]
+__all__ = [
+    "FIELDS",
+    "CaRotated",
+    "CertificateRenewed",
+    "ConnectionClosed",
+    "ConnectionOpened",
+    "ConnectionRefused",
+    "Event",
+    "JoinAccepted",
+    "JoinRefused",
+    "LoginAccepted",
+    "LoginEnded",
+    "LoginRefused",
+    "Outcome",
+    "PolicyReloaded",
+    "ProxyStarted",
+    "ProxyStopping",
+    "RenewalRefused",
+    "RevocationRemoved",
+    "Revoked",
+    "TokenAdded",
+    "TokenRemoved",
+    "TunnelDown",
+    "TunnelUp",
+    "event_line",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -220,6 +238,16 @@ Event = (
     | ProxyStarted
     | ProxyStopping
     | PolicyReloaded
+    | TokenAdded
+    | TokenRemoved
+    | JoinAccepted
+    | JoinRefused
+    | CertificateRenewed
+    | RenewalRefused
+    | CaRotated
+    | Revoked
+    | RevocationRemoved
+    | LoginEnded
 )
 
 
