@@ -66,6 +66,10 @@ class CertificateError(RtunnelError):
     """A certificate is malformed or not acceptable; says why, for our own log."""
 
 
+class RevocationListError(RtunnelError):
+    """A key revocation list is malformed, or asks for what we do not understand."""
+
+
 class AuthenticationRefused(RtunnelError):
     """A login is refused; says why, for our own log. The peer hears only "no"."""
 
