@@ -1,23 +1,31 @@
 """Fuzz with atheris: every harness in turn, and keep what was found.
 
-    python -m fuzz [--inputs N] [--machine-inputs N] [--seconds N] [HARNESS ...]
+    python -m fuzz [--inputs N] [--machine-inputs N] [--seconds N] [--jobs N]
+                   [HARNESS ...]
 
 Each harness runs until it has had so many inputs or the seconds are over. What reaches
 new code goes into ``fuzz/corpus``, so that the next run goes on from there. An input
-for which a rule does not hold is left in ``build/fuzz``, the exit code is 1 then, and
-``python -m fuzz.one HARNESS INPUT`` shows it again.
+for which a rule does not hold is left in ``build/fuzz``, and
+``python -m fuzz.one HARNESS INPUT`` shows it again. In the end a table says of each
+harness whether it had its inputs. The exit code is 0 if all rules held, and if all
+inputs were had where no ``--seconds`` stopped them.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import attrs
 
 from fuzz import corpus
 from fuzz.harness import Harness
@@ -62,12 +70,43 @@ def _atheris(harness: Harness, *arguments: str | Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def fuzz(harness: Harness, inputs: int, seconds: int) -> bool:
-    """Run one harness, keep what it found, and say how it went.
+@attrs.frozen
+class Result:
+    """How a harness went.
+
+    :param wanted: inputs that it was to have.
+    :param inputs: those that it had.
+    :param seconds: that they took.
+    :param kept: inputs in its corpus now; None when nothing was kept.
+    :param finding: what broke a rule, "" if nothing did.
+    """
+
+    harness: Harness
+    wanted: int
+    inputs: int
+    seconds: float
+    kept: int | None = None
+    finding: str = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it had all its inputs."""
+        return self.inputs >= self.wanted
+
+    @property
+    def verdict(self) -> str:
+        """In a few words."""
+        if self.finding:
+            return f"BROKEN, see {BUILD / self.harness.name}"
+        count = "reached" if self.is_complete else "NOT REACHED"
+        return count if self.kept is not None else f"{count}, corpus not merged"
+
+
+def fuzz(harness: Harness, inputs: int, seconds: int) -> Result:
+    """Run one harness, and keep what it found.
 
     :param inputs: to stop after.
     :param seconds: to stop after; 0 for as long as it takes.
-    :return: whether all rules held for all inputs.
     """
     work = BUILD / harness.name
     found = work / "found"
@@ -76,6 +115,7 @@ def fuzz(harness: Harness, inputs: int, seconds: int) -> bool:
     if harness.tokens:
         _write_tokens(work / "tokens", harness.tokens)
         dictionary.append(f"-dict={work / 'tokens'}")
+    started = time.monotonic()
     code, said = _atheris(
         harness,
         f"-runs={inputs}",
@@ -88,48 +128,84 @@ def fuzz(harness: Harness, inputs: int, seconds: int) -> bool:
         "-print_final_stats=1",
         found,
     )
+    took = time.monotonic() - started
     (work / "log").write_text(said)
     counted = _COUNT.search(said)
     count = int(counted[1]) if counted else 0
     if code:
-        print(f"{harness.name}: after {count} inputs, see {work}:")
         lines = [line for line in said.splitlines() if "Instrumenting" not in line]
-        print("\n".join(lines[:60]), flush=True)
-        return False
+        finding = "\n".join(lines[:60])
+        return Result(harness, inputs, count, took, finding=finding)
     least = work / "least"
     _write_inputs(least, [])
     code, said = _atheris(harness, "-merge=1", least, found)
-    kept = "what was found could not be merged"
+    kept = None
     if not code:
         inputs_kept = [path.read_bytes() for path in least.iterdir()]
-        kept = f"{corpus.save(harness.name, inputs_kept)} of them kept"
-    print(f"{harness.name}: {count} inputs, {kept}", flush=True)
-    return True
+        kept = corpus.save(harness.name, inputs_kept)
+    return Result(harness, inputs, count, took, kept)
+
+
+def table(results: Sequence[Result]) -> str:
+    """How all went, a line for each harness."""
+    lines = [
+        f"{'harness':22} {'inputs':>9} {'wanted':>9} {'seconds':>8} {'per s':>7} "
+        f"{'corpus':>6}  findings  count"
+    ]
+    for result in results:
+        rate = result.inputs / result.seconds
+        lines.append(
+            f"{result.harness.name:22} {result.inputs:9} {result.wanted:9} "
+            f"{result.seconds:8.0f} {rate:7.0f} "
+            f"{'' if result.kept is None else result.kept:>6} "
+            f"{int(bool(result.finding)):9}  {result.verdict}"
+        )
+    complete = sum(result.is_complete for result in results)
+    broken = sum(bool(result.finding) for result in results)
+    lines.append(
+        f"{sum(result.inputs for result in results)} inputs; {complete} of "
+        f"{len(results)} harnesses reached their count; {broken} broke a rule"
+    )
+    return "\n".join(lines)
 
 
 def main() -> int:
-    """Run what is asked for; 0 if all rules held for all inputs."""
+    """Run what is asked for; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("--inputs", type=int, default=10**6, help="for each parser")
     parser.add_argument(
         "--machine-inputs", type=int, default=10**5, help="for each state machine"
     )
     parser.add_argument("--seconds", type=int, default=0, help="for each harness")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="harnesses at a time"
+    )
     parser.add_argument("harness", nargs="*", default=list(HARNESSES))
     options = parser.parse_args()
     unknown = set(options.harness) - set(HARNESSES)
     if unknown:
         parser.error(f"no harness {sorted(unknown)}; there are {', '.join(HARNESSES)}")
-    results = [
-        fuzz(
-            harness,
-            options.machine_inputs if harness.is_machine else options.inputs,
-            options.seconds,
+
+    def run(harness: Harness) -> Result:
+        wanted = options.machine_inputs if harness.is_machine else options.inputs
+        result = fuzz(harness, wanted, options.seconds)
+        print(
+            f"{harness.name}: {result.inputs} inputs in {result.seconds:.0f} s, "
+            f"{result.verdict}",
+            *filter(None, [result.finding]),
+            sep="\n",
+            flush=True,
         )
-        for name, harness in HARNESSES.items()
-        if name in options.harness
-    ]
-    return 0 if all(results) else 1
+        return result
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        results = list(pool.map(run, [HARNESSES[name] for name in options.harness]))
+    print(table(results), flush=True)
+    has_failed = any(
+        result.finding or not (options.seconds or result.is_complete)
+        for result in results
+    )
+    return int(has_failed)
 
 
 if __name__ == "__main__":
