@@ -26,6 +26,7 @@ from rtunnel.ssh.limits import DEFAULT_LIMITS
 from rtunnel.ssh.transport import ClientTransport, ServerTransport
 from rtunnel.ssh.userauth import LoginRules, UserAuthServer
 from rtunnel.ssh.userauth_client import Credentials, UserAuthClient
+from rtunnel.trust.anchors import TrustAnchors
 from rtunnel.trust.authentication import Authentication
 from rtunnel.trust.authorized_keys import AuthorizedKeys
 from rtunnel.trust.identity import Identity
@@ -83,10 +84,9 @@ class _ClientTransport(_Transport):
         raise ProtocolError(str(error))
 
 
+_ANCHORS = TrustAnchors(user=[CA.public], host=[HOST_CA.public])
 _AUTHENTICATION = Authentication(
-    user_cas=[CA.public],
-    agent_cas=[],
-    host_cas=[HOST_CA.public],
+    anchors=lambda: _ANCHORS,
     cluster="site",
     authorized_keys=lambda: _KEYS,
     now=lambda: NOW,

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 
 from rtunnel import __version__
 from rtunnel.agent.connect import Connector
+from rtunnel.agent.credentials import LiveCredentials
 from rtunnel.agent.dial import Site
 from rtunnel.agent.machine import DEFAULT_DEADLINES, Deadlines, TunnelState
 from rtunnel.agent.pool import Dial, Pinned, Pool
@@ -27,15 +28,13 @@ from rtunnel.agent.tunnel import Tunnel, TunnelStatus
 from rtunnel.config import Address, AgentConfig, check_usable, load_agent
 from rtunnel.discovery.messages import DiscoveryRequest
 from rtunnel.discovery.tracker import ClaimAnswer
-from rtunnel.errors import ConfigError, InvalidName, KeyFileError
+from rtunnel.errors import InvalidName
 from rtunnel.state_directory import AgentCredentials, load_agent_credentials
 from rtunnel.wire.algorithms import HOST_KEY_ALGORITHMS
 from rtunnel.wire.certificate import CERTIFICATE_ALGORITHMS
 
 #: Seconds that open connections have to finish when the agent stops.
 DRAIN_TIMEOUT: Final = 30.0
-#: Seconds after which key and certificate are read again for the next dial.
-CREDENTIALS_AGE: Final = 10.0
 #: The least time between two plans that nothing but the clock asked for, seconds.
 _TICK: Final = 0.01
 
@@ -95,8 +94,9 @@ class AgentService(Service):
         self._connector = connector or Connector(reactor, environ)
         self._deadlines = deadlines
         self._drain_timeout = drain_timeout
-        self._credentials = self._load(config, now())
-        self._loaded_at = reactor.seconds()
+        self._credentials = LiveCredentials(
+            lambda: self._load(self._config, now()), reactor
+        )
         self._site = Site(reactor, config.cluster, config.allow, config.resolve)
         tunnels = None if config.tunnels == "all" else config.tunnels
         self._pool = Pool([str(a) for a in config.proxies], tunnels, chance)
@@ -114,7 +114,7 @@ class AgentService(Service):
         self._stopping = False
         self._log.info(
             "agent {instance} of cluster {cluster}, rtunnel {version}, dials {proxies}",
-            instance=self._credentials.instance,
+            instance=self._credentials.present.instance,
             cluster=self._config.cluster,
             version=__version__,
             proxies=", ".join(str(address) for address in self._config.proxies),
@@ -147,8 +147,11 @@ class AgentService(Service):
         :raises KeyFileError: likewise for keys and certificate.
         """
         config = load_agent(self._config.path)
-        self._credentials = self._load(config, self._now())
-        self._loaded_at = self._reactor.seconds()
+        before, self._config = self._config, config
+        try:
+            self._credentials.reload()
+        finally:
+            self._config = before
         for key in ("cluster", "proxies", "tunnels"):
             if getattr(config, key) != getattr(self._config, key):
                 self._log.warn(
@@ -171,7 +174,7 @@ class AgentService(Service):
         held, wanted = self._count()
         return AgentStatus(
             cluster=self._config.cluster,
-            instance=self._credentials.instance,
+            instance=self._credentials.present.instance,
             stopping=self._stopping,
             wanted=wanted,
             held=held,
@@ -274,7 +277,7 @@ class AgentService(Service):
             dial,
             self,
             connector=self._connector,
-            credentials=self._fresh_credentials(),
+            credentials=self._credentials.fresh(),
             site=self._site,
             clock=self._reactor,
             now=self._now,
@@ -287,18 +290,6 @@ class AgentService(Service):
             "dial {number} to {address}", number=dial.number, address=dial.address
         )
         tunnel.start()
-
-    def _fresh_credentials(self) -> AgentCredentials:
-        """A certificate that was renewed in its file counts without a restart."""
-        if self._reactor.seconds() - self._loaded_at >= CREDENTIALS_AGE:
-            self._loaded_at = self._reactor.seconds()
-            try:
-                self._credentials = self._load(self._config, self._now())
-            except (ConfigError, KeyFileError) as error:
-                self._log.error(
-                    "{reason}; going on with what was read before", reason=str(error)
-                )
-        return self._credentials
 
     def _count(self) -> tuple[int, int]:
         tracker = self._pool.tracker

@@ -6,8 +6,8 @@ is of our cluster's authority and names the proxy that we want to reach.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, cast
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -31,15 +31,16 @@ from rtunnel.errors import (
     RtunnelError,
 )
 from rtunnel.naming import printable
+from rtunnel.proxy.credentials import LiveCredentials
 from rtunnel.proxy.dispatch import Reached
 from rtunnel.proxy.link_watch import LinkWatch
+from rtunnel.proxy.peer_answer import read_answer
 from rtunnel.proxy.tunnel import TRANSPORT_CHANNEL
 from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.channel_limits import ChannelLimits
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.ssh.factory import ClientFactory
 from rtunnel.ssh.transport import ClientTransport
-from rtunnel.state_directory import ProxyCredentials
 from rtunnel.trust.identity import check_uuid
 from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, Algorithms
 from rtunnel.wire.certificate import (
@@ -61,12 +62,15 @@ AGENT_REQUEST: Final = b"agent@rtunnel"
 #: The SSH login name; no identity, that is the host certificate's.
 USERNAME: Final = "proxy"
 
+_T = TypeVar("_T")
+
 
 @attrs.frozen
 class LinkSettings:
     """What every link of a proxy has in common.
 
     :param cluster: the proxies' own.
+    :param credentials: what we log in with, and whom we believe; asked for each link.
     :param reactor: resolves, connects, and is the clock.
     :param now: wall clock, seconds since the epoch.
     :param heartbeat: seconds between keepalives while channels are open.
@@ -78,7 +82,7 @@ class LinkSettings:
     """
 
     cluster: str
-    credentials: ProxyCredentials
+    credentials: LiveCredentials
     reactor: Any
     now: Callable[[], float]
     heartbeat: float
@@ -138,8 +142,8 @@ class PeerLink:
         self._connection: Connection | None = None
         self._watch: LinkWatch | None = None
         self._waiting: list[Deferred[Connection]] = []
-        self._dialling: dict[Deferred[Reached], None] = {}
-        self._given_up: set[Deferred[Reached]] = set()
+        self._waiting_for: dict[Deferred[Any], None] = {}
+        self._given_up: set[Deferred[Any]] = set()
         self._ended = False
         self._failure: Exception = ConnectionFailed("the link has ended")
         self._connecting: Deferred[ClientTransport] | None = None
@@ -161,22 +165,39 @@ class PeerLink:
         :raises ConnectionFailed: when the link cannot be made.
         :raises ConnectionClosed: when it breaks, or the peer falls silent.
         """
+        return await self._wait_for(lambda up: _open(up, request))
+
+    async def ask(self, kind: bytes, data: bytes) -> bytes:
+        """Open a channel, and read what the peer says on it to its end.
+
+        :param kind: channel type.
+        :param data: the type-specific part of the open.
+        :raises OpenRefused: with the peer's reason and sentence.
+        :raises ConnectionFailed: when the link cannot be made.
+        :raises ConnectionClosed: when it breaks, or the peer falls silent.
+        """
+        return await self._wait_for(lambda up: read_answer(up, kind, data))
+
+    async def _wait_for(
+        self, ask: Callable[[Connection], Coroutine[Any, Any, _T]]
+    ) -> _T:
+        """Ask the peer something; give up when it is gone or silent."""
         connection = await self._up()
         assert self._watch is not None
         if self._watch.suspect:
             raise ConnectionClosed("the peer does not answer")
         self._watch.wake()
-        dialling = Deferred.fromCoroutine(_open(connection, request))
-        self._dialling[dialling] = None
+        waiting = Deferred.fromCoroutine(ask(connection))
+        self._waiting_for[waiting] = None
         try:
-            return await dialling
+            return await waiting
         except CancelledError:
-            if dialling in self._given_up:
+            if waiting in self._given_up:
                 raise ConnectionClosed("the peer is gone or silent") from None
             raise
         finally:
-            self._dialling.pop(dialling, None)
-            self._given_up.discard(dialling)
+            self._waiting_for.pop(waiting, None)
+            self._given_up.discard(waiting)
 
     def close(self, reason: str) -> None:
         """End the link, or the attempt to make it."""
@@ -219,11 +240,12 @@ class PeerLink:
 
     async def _connect_to(self, text: str) -> ClientTransport:
         settings = self._settings
+        own = settings.credentials.present
         factory = ClientFactory(
             clock=self._clock,
             username=USERNAME,
-            key=settings.credentials.key,
-            certificate=settings.credentials.certificate,
+            key=own.key,
+            certificate=own.certificate,
             check_host=self._check_host,
             handler=self,
             algorithms=settings.algorithms,
@@ -244,7 +266,7 @@ class PeerLink:
         certificate = Certificate.from_blob(blob)
         certificate.check(
             kind=CertificateKind.HOST,
-            trusted=self._settings.credentials.host_cas,
+            trusted=self._settings.credentials.anchors.host,
             now=self._settings.now(),
             principal=self._settings.cluster,
         )
@@ -313,7 +335,7 @@ class PeerLink:
             if self._watch.suspect:
                 self._owner.link_failed(self)
             self._watch.stop()
-        self._give_up_dials()
+        self._give_up_waiting()
         self._log.info(
             "link to proxy {peer} has ended: {reason}",
             peer=self.peer,
@@ -324,12 +346,12 @@ class PeerLink:
     def _silent(self) -> None:
         """Whoever waits for an answer shall try another way."""
         self._owner.link_failed(self)
-        self._give_up_dials()
+        self._give_up_waiting()
 
-    def _give_up_dials(self) -> None:
-        for dialling in list(self._dialling):
-            self._given_up.add(dialling)
-            dialling.cancel()
+    def _give_up_waiting(self) -> None:
+        for waiting in list(self._waiting_for):
+            self._given_up.add(waiting)
+            waiting.cancel()
 
     def _end(self) -> None:
         if not self._ended:

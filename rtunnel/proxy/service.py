@@ -16,9 +16,10 @@ from twisted.logger import Logger
 from rtunnel.audit.events import PolicyReloaded, ProxyStarted, ProxyStopping
 from rtunnel.audit.log import AuditLog
 from rtunnel.config import ProxyConfig, check_usable, load_proxy
-from rtunnel.errors import AuthenticationRefused, ConfigError
+from rtunnel.errors import AuthenticationRefused, ConfigError, KeyFileError
 from rtunnel.proxy.accepted import Accepted
 from rtunnel.proxy.authorized_keys_file import AuthorizedKeysFile
+from rtunnel.proxy.credentials import LiveCredentials
 from rtunnel.proxy.dispatch import Dispatcher
 from rtunnel.proxy.known_clusters import KnownClusters
 from rtunnel.proxy.local_site import LocalSite
@@ -35,10 +36,10 @@ from rtunnel.ssh.channel_limits import ChannelLimits
 from rtunnel.ssh.connection import Connection, ConnectionHandler
 from rtunnel.ssh.factory import ServerFactory
 from rtunnel.ssh.handshake_turns import HandshakeTurns
-from rtunnel.ssh.host_key import HostKey
 from rtunnel.ssh.limits import DEFAULT_LIMITS, TransportLimits
 from rtunnel.ssh.penalties import PenaltyLimits
-from rtunnel.state_directory import ProxyCredentials, load_proxy_credentials
+from rtunnel.state_directory import load_proxy_credentials
+from rtunnel.trust.anchors import TrustAnchors
 from rtunnel.trust.authentication import Authentication
 from rtunnel.trust.authorized_keys import AuthorizedKeys
 from rtunnel.trust.identity import Identity, PeerIdentity
@@ -85,15 +86,17 @@ class ProxyService(Service):
         self._policy = Policy(config.allow)
         self._audit = AuditLog(config.audit.path, now)
         self._registry = open_registry(config.registry.url, config.state, reactor, now)
-        credentials = load_proxy_credentials(config.state, config.cluster, now())
+        self._credentials = LiveCredentials(
+            lambda: load_proxy_credentials(config.state, config.cluster, now())
+        )
         # To peers we log in with our host certificate.
-        usable = credentials.certificate.signature_algorithms
+        usable = self._credentials.present.certificate.signature_algorithms
         check_usable(config.path, config.ssh, host=usable, user=usable)
         self._membership = Membership(
             self._registry,
             reactor,
             ProxyRecord(
-                id=credentials.proxy_id,
+                id=self._credentials.proxy_id,
                 name=config.name,
                 addresses=tuple(map(str, config.ssh.advertise)),
                 generation=int(now()),
@@ -106,7 +109,7 @@ class ProxyService(Service):
             self._membership,
             LinkSettings(
                 cluster=config.cluster,
-                credentials=credentials,
+                credentials=self._credentials,
                 reactor=reactor,
                 now=now,
                 heartbeat=config.tunnel.heartbeat,
@@ -117,25 +120,25 @@ class ProxyService(Service):
         )
         # With a listener for peers alone, they have no business on the other one.
         apart = bool(config.peer.listen)
-        everybody = self._authentication(credentials, users=True, peers=not apart)
+        everybody = self._authentication(users=True, peers=not apart)
         self._accepted = self._make_accepted(new_id, everybody)
         self._turns = HandshakeTurns(reactor, DEFAULT_LIMITS.handshake_share)
-        self._factory = self._make_factory(
-            credentials, everybody, config.ssh.proxy_protocol_from
-        )
+        self._factory = self._make_factory(everybody, config.ssh.proxy_protocol_from)
         self._peer_factory = self._make_factory(
-            credentials,
-            self._authentication(credentials, users=False, peers=True),
-            balancers=(),
+            self._authentication(users=False, peers=True), balancers=()
         )
 
-    def _authentication(
-        self, credentials: ProxyCredentials, *, users: bool, peers: bool
-    ) -> _Identify:
+    def _authentication(self, *, users: bool, peers: bool) -> _Identify:
+        def anchors() -> TrustAnchors:
+            present = self._credentials.anchors
+            return TrustAnchors(
+                host=present.host if peers else (),
+                agent=present.agent if users else (),
+                user=present.user if users else (),
+            )
+
         authentication = Authentication(
-            user_cas=credentials.user_cas if users else (),
-            agent_cas=credentials.agent_cas if users else (),
-            host_cas=credentials.host_cas if peers else (),
+            anchors=anchors,
             cluster=self._config.cluster,
             authorized_keys=(
                 self._authorized_keys.read if users else lambda: AuthorizedKeys()
@@ -147,7 +150,7 @@ class ProxyService(Service):
             identity = authentication.identify(algorithm, blob, source)
             if (
                 isinstance(identity, PeerIdentity)
-                and identity.proxy_id == credentials.proxy_id
+                and identity.proxy_id == self._credentials.proxy_id
             ):
                 raise AuthenticationRefused("that is this very proxy's certificate")
             return identity
@@ -155,16 +158,13 @@ class ProxyService(Service):
         return identify
 
     def _make_factory(
-        self,
-        credentials: ProxyCredentials,
-        identify: _Identify,
-        balancers: Sequence[Network],
+        self, identify: _Identify, balancers: Sequence[Network]
     ) -> ServerFactory:
         limits = self._config.limits
         penalties = PenaltyLimits(exempt=limits.penalties_exempt)
         return ServerFactory(
             clock=self._reactor,
-            host_keys=[HostKey(credentials.key, credentials.certificate)],
+            host_keys=self._credentials.host_keys,
             identify=identify,
             make_handler=self._accepted.make_handler,
             limits=TransportLimits(
@@ -289,11 +289,14 @@ class ProxyService(Service):
         return document
 
     def reload(self) -> None:
-        """Read the ``[[allow]]`` rules again and reopen the audit file (SIGHUP).
+        """Read what may change, and reopen the audit file (SIGHUP).
 
-        A config file with errors changes nothing; each error is logged.
+        That is the ``[[allow]]`` rules, this proxy's certificate, and the authorities.
+        A config file with errors changes nothing; each error is logged. So it is with
+        keys and certificates.
         """
         self._audit.reopen()
+        self._reload_credentials()
         try:
             config = load_proxy(self._config.path)
         except ConfigError as error:
@@ -314,6 +317,17 @@ class ProxyService(Service):
             count=len(config.allow),
             path=str(self._config.path),
         )
+
+    def _reload_credentials(self) -> None:
+        try:
+            changed = self._credentials.reload()
+        except (ConfigError, KeyFileError) as error:
+            self._log.error("not reloaded: {problem}", problem=str(error))
+            return
+        if changed:
+            self._log.info(
+                "certificate and authorities were read again; open connections stay"
+            )
 
     def stopService(self) -> Deferred[None]:
         """Drain and stop: see the design's "Drain".

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from rtunnel.errors import (
     AuthenticationRefused,
     CertificateError,
-    ConfigError,
     InvalidName,
     ProtocolError,
 )
 from rtunnel.naming import check_cluster, check_user, printable
+from rtunnel.trust.anchors import TrustAnchors
 from rtunnel.trust.authorized_keys import AuthorizedKeys
 from rtunnel.trust.identity import (
     AgentIdentity,
@@ -39,44 +39,24 @@ class Authentication:
     Three authorities, three roles: what one of them signed is never taken for a role
     of another. The name that a peer logs in with plays no part.
 
-    :param user_cas: may sign people's certificates.
-    :param agent_cas: may sign agents' certificates.
-    :param host_cas: may sign the host certificates by which other proxies log in.
+    :param anchors: the authorities that are trusted now; asked for each login.
     :param cluster: of this proxy; another proxy's certificate has to name it too.
     :param authorized_keys: the file's present content.
     :param now: POSIX time.
-    :raises ConfigError: when two roles share a CA key.
     """
 
     def __init__(
         self,
         *,
-        user_cas: Collection[PublicKey],
-        agent_cas: Collection[PublicKey],
-        host_cas: Collection[PublicKey],
+        anchors: Callable[[], TrustAnchors],
         cluster: str,
         authorized_keys: Callable[[], AuthorizedKeys],
         now: Callable[[], float],
     ) -> None:
-        self._user_cas = frozenset(user_cas)
-        self._agent_cas = frozenset(agent_cas)
-        self._host_cas = frozenset(host_cas)
+        self._anchors = anchors
         self._cluster = cluster
         self._authorized_keys = authorized_keys
         self._now = now
-        shared = (
-            (self._user_cas & self._agent_cas)
-            | (self._user_cas & self._host_cas)
-            | (self._agent_cas & self._host_cas)
-        )
-        if shared:
-            raise ConfigError(
-                [
-                    f"the key {key.fingerprint} is CA in two roles; host, agent and "
-                    "user CA have to be three keys"
-                    for key in shared
-                ]
-            )
 
     def identify(self, algorithm: bytes, blob: bytes, source: str) -> Identity:
         """Who the holder of this key or certificate is.
@@ -101,7 +81,7 @@ class Authentication:
                 return self._identify_key(offered, source)
             if offered.kind is CertificateKind.HOST:
                 return self._identify_peer(offered, source)
-            if offered.ca_key in self._agent_cas:
+            if offered.ca_key in self._anchors().agent:
                 return self._identify_agent(offered, source)
             return self._identify_user(offered, source)
         except (CertificateError, InvalidName, ProtocolError) as error:
@@ -122,7 +102,7 @@ class Authentication:
     def _identify_user(self, certificate: Certificate, source: str) -> UserIdentity:
         certificate.check(
             kind=CertificateKind.USER,
-            trusted=self._user_cas,
+            trusted=self._anchors().user,
             now=self._now(),
             source=source,
         )
@@ -152,7 +132,7 @@ class Authentication:
     def _identify_agent(self, certificate: Certificate, source: str) -> AgentIdentity:
         certificate.check(
             kind=CertificateKind.USER,
-            trusted=self._agent_cas,
+            trusted=self._anchors().agent,
             now=self._now(),
             source=source,
         )
@@ -173,7 +153,7 @@ class Authentication:
     def _identify_peer(self, certificate: Certificate, source: str) -> PeerIdentity:
         certificate.check(
             kind=CertificateKind.HOST,
-            trusted=self._host_cas,
+            trusted=self._anchors().host,
             now=self._now(),
             source=source,
             principal=self._cluster,

@@ -40,6 +40,7 @@ from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.ssh.factory import ServerFactory
 from rtunnel.ssh.host_key import HostKey
 from rtunnel.state_directory import AgentCredentials
+from rtunnel.trust.anchors import TrustAnchors
 from rtunnel.trust.authentication import Authentication
 from rtunnel.trust.authority import CertificateAuthority
 from rtunnel.trust.authorized_keys import AuthorizedKeys
@@ -157,10 +158,9 @@ class FakeProxy:
         )
         self.key = key
         keys = AuthorizedKeys.parse("")
+        anchors = TrustAnchors(agent=[agent_ca.public], host=[host_ca.public])
         rules = Authentication(
-            user_cas=[],
-            agent_cas=[agent_ca.public],
-            host_cas=[host_ca.public],
+            anchors=lambda: anchors,
             cluster="a",
             authorized_keys=lambda: keys,
             now=lambda: NOW,

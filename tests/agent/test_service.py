@@ -145,24 +145,21 @@ class CredentialsTests(AgentTestCase):
         self.load = load  # type: ignore[method-assign]
         self.assertRaises(KeyFileError, self.start_agent, "127.0.0.1:1")
 
-    async def test_renewed_certificate_counts_for_the_next_dial(self) -> None:
-        """Without a restart; a file that cannot be read leaves the old one."""
+    async def test_each_dial_asks_for_the_present_credentials(self) -> None:
+        """What the files held at the last dial does not count for ever."""
         proxy = self.make_proxy()
         service = self.start_agent(proxy.address)
-        self.assertEqual(self.loads, 1)
-        service._loaded_at -= 100
         await self.until(lambda: service.status().held == 1)
-        self.assertEqual(self.loads, 2)
-
-        def load(config: AgentConfig, now: float) -> AgentCredentials:
-            raise KeyFileError("agent_key: gone")
-
-        service._load = load
-        service._loaded_at -= 100
-        with capturedLogs() as logs:
-            self.assertEqual(service._fresh_credentials(), self.credentials)
-        self.assertEqual(logs[0]["log_level"], LogLevel.error)
-        self.assertIn("gone", logs[0]["reason"])
+        renewed = self.agent_ca.sign_agent(
+            self.credentials.key.public, cluster="b", instance=INSTANCE, validity=60
+        )
+        self.credentials = attrs.evolve(self.credentials, certificate=renewed)
+        service._credentials.reload()
+        proxy.sides[0].connection.close()  # type: ignore[union-attr]
+        await self.until(lambda: len(proxy.tunnels) == 1 and len(proxy.sides) == 2)
+        identity = proxy.sides[1].connection.identity  # type: ignore[union-attr]
+        assert identity is not None
+        self.assertEqual(identity.certificate, renewed)
 
 
 class ReloadTests(AgentTestCase):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtunnel.errors import AuthenticationRefused, ConfigError
+from rtunnel.errors import AuthenticationRefused
+from rtunnel.trust.anchors import TrustAnchors
 from rtunnel.trust.authentication import Authentication
 from rtunnel.trust.authority import CertificateAuthority
 from rtunnel.trust.authorized_keys import AuthorizedKeys
@@ -69,10 +70,13 @@ class AuthenticationTestCase(SynchronousTestCase):
     now = float(NOW)
 
     def setUp(self) -> None:
+        self.anchors = TrustAnchors(
+            user=[private_key(ED25519, "user CA").public],
+            agent=[private_key(ED25519, "agent CA").public],
+            host=[private_key(ED25519, "host CA").public],
+        )
         self.authentication = Authentication(
-            user_cas=[private_key(ED25519, "user CA").public],
-            agent_cas=[private_key(ED25519, "agent CA").public],
-            host_cas=[private_key(ED25519, "host CA").public],
+            anchors=lambda: self.anchors,
             cluster="a",
             authorized_keys=lambda: AuthorizedKeys.parse(self.file),
             now=lambda: self.now,
@@ -264,41 +268,18 @@ class RoleTests(AuthenticationTestCase):
         ):
             self.assert_refused(reason, certify(ca, key_id, principals, kind=kind))
 
-    def test_a_key_cannot_be_ca_in_two_roles(self) -> None:
-        """Then nothing would tell the roles apart."""
-        one, two, three = (private_key(ED25519, name).public for name in "123")
-        for users, agents, hosts in (
-            ([one], [one], [two]),
-            ([one], [two], [one]),
-            ([one], [two], [two]),
-            ([one, two], [three], [two]),
-        ):
-            with self.assertRaisesRegex(ConfigError, "two roles"):
-                Authentication(
-                    user_cas=users,
-                    agent_cas=agents,
-                    host_cas=hosts,
-                    cluster="a",
-                    authorized_keys=AuthorizedKeys,
-                    now=lambda: NOW,
-                )
-
-    def test_several_cas_may_share_a_role(self) -> None:
-        """While one takes over from another."""
-        authentication = Authentication(
-            user_cas=[private_key(ED25519, name).public for name in ("old", "new")],
-            agent_cas=[],
-            host_cas=[],
-            cluster="a",
-            authorized_keys=AuthorizedKeys,
-            now=lambda: NOW,
-        )
-        for ca in ("old", "new"):
-            certificate = certify(ca, "alice", ("alice",))
-            identity = authentication.identify(
-                certificate.signature_algorithms[0], certificate.blob, SOURCE
-            )
-            self.assertEqual(identity.source, SOURCE)
+    def test_the_anchors_of_the_moment_decide(self) -> None:
+        """A CA that comes counts at once, and one that goes no longer does."""
+        old = certify("user CA", "alice", ("alice",))
+        new = certify("new", "alice", ("alice",))
+        self.assert_refused("CA", new)
+        keys = [private_key(ED25519, name).public for name in ("user CA", "new")]
+        self.anchors = TrustAnchors(user=keys)
+        self.assertEqual(self.identify(old).source, SOURCE)
+        self.assertEqual(self.identify(new).source, SOURCE)
+        self.anchors = TrustAnchors(user=keys[1:])
+        self.assert_refused("CA", old)
+        self.assertEqual(self.identify(new).source, SOURCE)
 
     def test_what_the_authorities_sign_is_accepted_in_their_roles(self) -> None:
         """The two sides of trust agree."""

@@ -1,0 +1,61 @@
+"""What this agent is and which proxies it trusts, at this moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from rtunnel.errors import ConfigError, KeyFileError
+from rtunnel.state_directory import AgentCredentials
+
+#: Seconds after which the files are read again for the next dial.
+CREDENTIALS_AGE: Final = 10.0
+
+
+class LiveCredentials:
+    """The present credentials of an agent; each dial asks for them.
+
+    :param load: reads and checks the state directory.
+    :param clock: how old they are.
+    :raises KeyFileError: when a file there cannot be used.
+    :raises ConfigError: when the algorithms listed leave no way to use them.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, load: Callable[[], AgentCredentials], clock: IReactorTime
+    ) -> None:
+        self._load = load
+        self._clock = clock
+        self._loaded_at = clock.seconds()
+        self._present = load()
+
+    @property
+    def present(self) -> AgentCredentials:
+        """As they were read last; do not keep them."""
+        return self._present
+
+    def reload(self) -> AgentCredentials:
+        """Read the files again.
+
+        :raises KeyFileError: when one cannot be used; nothing changes then.
+        :raises ConfigError: likewise.
+        """
+        self._loaded_at = self._clock.seconds()
+        self._present = self._load()
+        return self._present
+
+    def fresh(self) -> AgentCredentials:
+        """For a dial: what was renewed in its file counts without a restart."""
+        if self._clock.seconds() - self._loaded_at >= CREDENTIALS_AGE:
+            try:
+                self.reload()
+            except (ConfigError, KeyFileError) as error:
+                self._log.error(
+                    "{reason}; going on with what was read before", reason=str(error)
+                )
+        return self._present
