@@ -14,6 +14,7 @@ import attrs
 from rtunnel.errors import InvalidName
 from rtunnel.naming import printable
 from rtunnel.wire.certificate import Certificate
+from rtunnel.wire.keys import PublicKey
 
 
 @attrs.frozen
@@ -27,6 +28,7 @@ class UserIdentity:
     :param source: IP address that the connection comes from.
     :param certificate: None for a plain key.
     :param valid_before: POSIX time when the identity ends; None for never.
+    :param key: the plain key; None when it has a certificate.
     """
 
     name: str
@@ -36,6 +38,7 @@ class UserIdentity:
     source: str
     certificate: Certificate | None
     valid_before: float | None
+    key: PublicKey | None = None
 
 
 @attrs.frozen
