@@ -41,6 +41,8 @@ _LIMITS = ChannelLimits(
     opens_burst=40,
     outstanding_requests=4,
 )
+# Bytes that tell their place.
+_PATTERN = bytes(range(251)) * 21
 _NUMBERS = (80, 81, 82, *range(90, 101))
 
 
@@ -200,7 +202,8 @@ class _World:
     def write(self, end: _End, channel: Channel) -> None:
         written = end.written[channel.kind]
         size = (1, 100, 1024, 5000)[self.script.below(4)]
-        data = bytes((len(written) + i) % 251 for i in range(size))
+        start = len(written) % 251
+        data = _PATTERN[start : start + size]
         if channel.is_open:
             written += data
         channel.write(data)

@@ -45,6 +45,7 @@ class Harness:
     :param expected: what may be raised.
     :param tokens: what a mutation may put in.
     :param is_machine: whether it is a state machine, of which an input is a script.
+    :param prepare: makes it faster in a process that does nothing else; called once.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Harness:
     expected: tuple[type[Exception], ...] = ()
     tokens: tuple[bytes, ...] = ()
     is_machine: bool = False
+    prepare: Callable[[], None] = lambda: None
 
 
 class Broken(AssertionError):

@@ -40,8 +40,10 @@ def checked(name: str, *, instrument: bool) -> Callable[[bytes], None]:
             harnesses = importlib.import_module("fuzz.harnesses")
     else:
         harnesses = importlib.import_module("fuzz.harnesses")
-    harness = importlib.import_module("fuzz.harness")
-    run: Callable[[bytes], None] = harness.CheckedHarness(harnesses.HARNESSES[name])
+    harness = harnesses.HARNESSES[name]
+    harness.prepare()
+    checks = importlib.import_module("fuzz.harness")
+    run: Callable[[bytes], None] = checks.CheckedHarness(harness)
     return run
 
 

@@ -15,6 +15,7 @@ import attrs
 from twisted.internet.task import Clock
 
 from fuzz.harness import Harness
+from fuzz.remembered import remember_cryptography
 from fuzz.script import Script
 from rtunnel.errors import RtunnelError
 from rtunnel.ssh.admission import Admission
@@ -64,7 +65,7 @@ class _Client(RawClient):
     def __init__(self, server: ServerTransport, address: str) -> None:
         self.spoil: Callable[[bytes], bytes] | None = None
         self.is_deaf = False
-        super().__init__(server, address=address)
+        super().__init__(server, address=address, random=bytes)
         self.algorithms = _ALGORITHMS
 
     def send_bytes(self, data: bytes) -> None:
@@ -94,6 +95,7 @@ class _Server:
             rules=LoginRules(identify, lambda who: self._service()),
             admission=self.admission,
             proxy_protocol_from=_BALANCERS,
+            random=bytes,
         )
         self.client = _Client(self.transport, _BALANCER if flags & 2 else "192.0.2.7")
         if flags & 4:
@@ -297,8 +299,8 @@ class _Tampered:
         self.script = script
         clock = Clock()
         self.pair = Pair(
-            make_server(clock, limits=_LIMITS, algorithms=_ALGORITHMS),
-            make_client(clock, limits=_LIMITS, algorithms=_ALGORITHMS),
+            make_server(clock, limits=_LIMITS, algorithms=_ALGORITHMS, random=bytes),
+            make_client(clock, limits=_LIMITS, algorithms=_ALGORITHMS, random=bytes),
             clock,
         )
         self.sent: tuple[list[tuple[int, bytes]], ...] = ([], [])
@@ -444,6 +446,18 @@ def _tamperings() -> list[bytes]:
 
 
 HARNESSES = (
-    Harness("server_transport", _server, _scripts, is_machine=True),
-    Harness("tampered_pair", _tampered, _tamperings, is_machine=True),
+    Harness(
+        "server_transport",
+        _server,
+        _scripts,
+        is_machine=True,
+        prepare=remember_cryptography,
+    ),
+    Harness(
+        "tampered_pair",
+        _tampered,
+        _tamperings,
+        is_machine=True,
+        prepare=remember_cryptography,
+    ),
 )

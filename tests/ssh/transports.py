@@ -139,6 +139,7 @@ def make_server(
     turns: HandshakeTurns | None = None,
     proxy_protocol_from: tuple[Network, ...] = (),
     log_rate: LogRate | None = None,
+    random: Callable[[int], bytes] = os.urandom,
 ) -> ServerTransport:
     """A server's end, not connected yet; its services are RecordingServices."""
     if turns is None:
@@ -155,7 +156,7 @@ def make_server(
         clock=clock,
         limits=limits,
         algorithms=algorithms,
-        random=os.urandom,
+        random=random,
     )
 
 
@@ -166,6 +167,7 @@ def make_client(
     algorithms: Algorithms = DEFAULT_ALGORITHMS,
     credentials: Credentials | None = None,
     check_host: Callable[[bytes, bytes], Certificate | PublicKey] = believe,
+    random: Callable[[int], bytes] = os.urandom,
 ) -> ClientTransport:
     """A client's end, not connected yet; its service is a RecordingService."""
     return ClientTransport(
@@ -175,7 +177,7 @@ def make_client(
         clock=clock,
         limits=limits,
         algorithms=algorithms,
-        random=os.urandom,
+        random=random,
     )
 
 
@@ -270,11 +272,16 @@ class RawClient:
     """
 
     def __init__(
-        self, server: ServerTransport, *, strict: bool = True, address: str = ADDRESS
+        self,
+        server: ServerTransport,
+        *,
+        strict: bool = True,
+        address: str = ADDRESS,
+        random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.server = server
         self.wire = Wire(address)
-        self.sealer = PacketSealer(os.urandom)
+        self.sealer = PacketSealer(random)
         self.opener = PacketOpener(2**20)
         self.session_id = b""
         self.version = b"SSH-2.0-test"
@@ -284,6 +291,7 @@ class RawClient:
         #: The newest KEXINIT that we made.
         self.last_kexinit: KexInit | None = None
         self._strict = strict
+        self._random = random
         self._reads_packets = False
         self._exchanges = 0
         server.makeConnection(self.wire)
@@ -341,7 +349,7 @@ class RawClient:
         offer = build_kexinit(
             self.algorithms,
             self.algorithms.host_keys,
-            os.urandom(16),
+            self._random(16),
             is_client=True,
             first=self._strict and not self._exchanges,
         )
