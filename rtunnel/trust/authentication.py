@@ -20,6 +20,7 @@ from rtunnel.trust.identity import (
     UserIdentity,
     check_uuid,
 )
+from rtunnel.trust.revocation import NO_REVOCATIONS, Revocations
 from rtunnel.wire.certificate import (
     FOREVER,
     Certificate,
@@ -43,6 +44,7 @@ class Authentication:
     :param cluster: of this proxy; another proxy's certificate has to name it too.
     :param authorized_keys: the file's present content.
     :param now: POSIX time.
+    :param revocations: what is revoked now.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Authentication:
         cluster: str,
         authorized_keys: Callable[[], AuthorizedKeys],
         now: Callable[[], float],
+        revocations: Callable[[], Revocations] = lambda: NO_REVOCATIONS,
     ) -> None:
         self._anchors = anchors
         self._cluster = cluster
         self._authorized_keys = authorized_keys
         self._now = now
+        self._revocations = revocations
 
     def identify(self, algorithm: bytes, blob: bytes, source: str) -> Identity:
         """Who the holder of this key or certificate is.
@@ -76,16 +80,22 @@ class Authentication:
             # From a UNIX socket, say: then nothing that is bound to addresses holds.
             source = printable(source)
         try:
-            offered = parse_public_key(algorithm, blob)
-            if isinstance(offered, PublicKey):
-                return self._identify_key(offered, source)
-            if offered.kind is CertificateKind.HOST:
-                return self._identify_peer(offered, source)
-            if offered.ca_key in self._anchors().agent:
-                return self._identify_agent(offered, source)
-            return self._identify_user(offered, source)
+            identity = self._identify(parse_public_key(algorithm, blob), source)
         except (CertificateError, InvalidName, ProtocolError) as error:
             raise AuthenticationRefused(str(error)) from error
+        reason = self._revocations().reason(identity)
+        if reason is not None:
+            raise AuthenticationRefused(reason)
+        return identity
+
+    def _identify(self, offered: PublicKey | Certificate, source: str) -> Identity:
+        if isinstance(offered, PublicKey):
+            return self._identify_key(offered, source)
+        if offered.kind is CertificateKind.HOST:
+            return self._identify_peer(offered, source)
+        if offered.ca_key in self._anchors().agent:
+            return self._identify_agent(offered, source)
+        return self._identify_user(offered, source)
 
     def _identify_key(self, key: PublicKey, source: str) -> UserIdentity:
         entry = self._authorized_keys().lookup(key, source, self._now())
@@ -97,6 +107,7 @@ class Authentication:
             source=source,
             certificate=None,
             valid_before=entry.expires,
+            key=key,
         )
 
     def _identify_user(self, certificate: Certificate, source: str) -> UserIdentity:

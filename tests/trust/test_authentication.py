@@ -19,6 +19,7 @@ from rtunnel.trust.identity import (
     PeerIdentity,
     UserIdentity,
 )
+from rtunnel.trust.revocation import Revocation, RevocationKind, Revocations
 from rtunnel.wire.certificate import (
     CERTIFICATE_ALGORITHMS,
     FOREVER,
@@ -70,6 +71,7 @@ class AuthenticationTestCase(SynchronousTestCase):
     now = float(NOW)
 
     def setUp(self) -> None:
+        self.revoked: list[Revocation] = []
         self.anchors = TrustAnchors(
             user=[private_key(ED25519, "user CA").public],
             agent=[private_key(ED25519, "agent CA").public],
@@ -80,6 +82,7 @@ class AuthenticationTestCase(SynchronousTestCase):
             cluster="a",
             authorized_keys=lambda: AuthorizedKeys.parse(self.file),
             now=lambda: self.now,
+            revocations=lambda: Revocations(self.revoked),
         )
 
     def identify(
@@ -319,6 +322,7 @@ class PlainKeyTests(AuthenticationTestCase):
                 source=SOURCE,
                 certificate=None,
                 valid_before=1_893_456_000.0,
+                key=KEY,
             ),
         )
 
@@ -406,3 +410,49 @@ _CERTIFICATES: list[Callable[[], Certificate]] = [
         "host CA", PROXY_ID, (PROXY_ID, "a"), kind=CertificateKind.HOST, extensions=()
     ),
 ]
+
+
+class RevokedTests(AuthenticationTestCase):
+    """Who would be let in, but is revoked."""
+
+    def revoke(self, kind: RevocationKind, value: str) -> None:
+        """From now on."""
+        record = Revocation.make(kind, value, reason="lost", created=self.now)
+        self.revoked = [record]
+
+    def test_revocations_are_asked_at_each_login(self) -> None:
+        """Of people, agents and proxies; what is taken back lets them in again."""
+        self.file = KEY.to_openssh("bob")
+        for offered, kind, value in (
+            (
+                certify("user CA", "alice", ("alice",)),
+                RevocationKind.USER,
+                "alice",
+            ),
+            (certify("agent CA", INSTANCE, ("b",)), RevocationKind.CLUSTER, "b"),
+            (
+                certify(
+                    "host CA", PROXY_ID, (PROXY_ID, "a"), kind=CertificateKind.HOST
+                ),
+                RevocationKind.KEY_ID,
+                PROXY_ID,
+            ),
+            (KEY, RevocationKind.KEY, KEY.fingerprint),
+        ):
+            self.identify(offered)
+            self.revoke(kind, value)
+            self.assert_refused("is revoked: lost", offered)
+            self.revoked = []
+            self.identify(offered)
+
+    def test_revoked_authority_lets_nobody_in(self) -> None:
+        """Though it is still among the anchors."""
+        authority = private_key(ED25519, "user CA").public
+        self.revoke(RevocationKind.KEY, authority.fingerprint)
+        self.assert_refused("is revoked", certify("user CA", "alice", ("alice",)))
+        self.identify(certify("agent CA", INSTANCE, ("b",)))
+
+    def test_bad_certificate_is_refused_for_what_is_bad(self) -> None:
+        """Nobody learns by forged ones what is revoked."""
+        self.revoke(RevocationKind.USER, "alice")
+        self.assert_refused("no trusted CA", certify("evil CA", "alice", ("alice",)))
