@@ -25,7 +25,11 @@ FLOORS = (
     (
         "rtunnel.discovery",
         "rtunnel.trust",
+        "rtunnel.audit.fields",
+        "rtunnel.audit.trust_events",
         "rtunnel.audit.events",
+        "rtunnel.audit.chain",
+        "rtunnel.audit.verification",
         "rtunnel.metrics",
         "rtunnel.status_text",
         "rtunnel.registry.records",

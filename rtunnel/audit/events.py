@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import attrs
 
-from rtunnel.audit.fields import FIELDS, Outcome
+from rtunnel.audit.fields import EVENT_FIELDS, Outcome
 from rtunnel.audit.trust_events import (
     CaRotated,
     CertificateRenewed,
@@ -29,7 +29,8 @@ from rtunnel.naming import printable
 from rtunnel.timestamps import rfc3339
 
 __all__ = [
-    "FIELDS",
+    "AuditGap",
+    "AuditStarted",
     "CaRotated",
     "CertificateRenewed",
     "ConnectionClosed",
@@ -227,6 +228,33 @@ class PolicyReloaded:
     outcome: Outcome = "ok"
 
 
+@attrs.frozen(kw_only=True)
+class AuditStarted:
+    """The first line of a file, or the first that a process writes to another one.
+
+    :param reason: "a new chain", or "continues" and the newest ``chain`` of the file
+        that was written to before.
+    """
+
+    event: ClassVar[str] = "audit_started"
+    proxy: str | None
+    reason: str
+    outcome: Outcome = "ok"
+
+
+@attrs.frozen(kw_only=True)
+class AuditGap:
+    """Events that happened before this one are missing.
+
+    :param reason: how many, and why they could not be written.
+    """
+
+    event: ClassVar[str] = "audit_gap"
+    proxy: str | None
+    reason: str
+    outcome: Outcome = "failed"
+
+
 Event = (
     LoginAccepted
     | LoginRefused
@@ -238,6 +266,8 @@ Event = (
     | ProxyStarted
     | ProxyStopping
     | PolicyReloaded
+    | AuditStarted
+    | AuditGap
     | TokenAdded
     | TokenRemoved
     | JoinAccepted
@@ -252,11 +282,11 @@ Event = (
 
 
 def event_line(event: Event, time: float) -> str:
-    """An event as one line of JSON, its newline included.
+    """An event as one line of JSON, its newline included, and without its ``chain``.
 
     :param time: when it happened, seconds since the epoch.
     """
-    line: dict[str, object] = dict.fromkeys(FIELDS)
+    line: dict[str, object] = dict.fromkeys(EVENT_FIELDS)
     line["time"] = rfc3339(time)
     line["event"] = event.event
     for name, value in attrs.asdict(event).items():

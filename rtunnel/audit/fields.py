@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-#: The fields of every line, in their order.
-FIELDS: Final = (
+#: The fields that say what happened, in their order.
+EVENT_FIELDS: Final = (
     "time",
     "event",
     "connection_id",
@@ -22,6 +22,9 @@ FIELDS: Final = (
     "seconds",
     "reason",
 )
+
+#: The fields of every line, in their order; :mod:`rtunnel.audit.chain` adds the last.
+FIELDS: Final = (*EVENT_FIELDS, "chain")
 
 #: How it went: as it should, not allowed, or tried in vain.
 Outcome = Literal["ok", "refused", "failed"]

@@ -2,47 +2,66 @@
 
 from __future__ import annotations
 
-import os
-import stat
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 from twisted.logger import Logger
 
-from rtunnel.audit.events import Event, event_line
+from rtunnel.audit.chain import ORIGIN, linked
+from rtunnel.audit.events import AuditGap, AuditStarted, Event, event_line
+from rtunnel.audit.file import AuditFile, End
 
 _log = Logger()
+
+
+@attrs.frozen
+class _Left:
+    """The file that was written to before, and its newest link."""
+
+    link: str
+    identity: tuple[int, int]
 
 
 class AuditLog:
     """Writes events to a file that several processes may append to.
 
     A full disk or an unwritable file loses events, which are counted; it is logged
-    once when that begins and once when it ends.
+    once when that begins and once when it ends, and the first line that can be written
+    again says how many are missing.
 
     :param path: the file; made with mode 0600 when there is none.
     :param now: wall clock, seconds since the epoch.
+    :param proxy: id of the proxy that writes.
     """
 
-    def __init__(self, path: Path, now: Callable[[], float]) -> None:
+    def __init__(
+        self, path: Path, now: Callable[[], float], proxy: str | None = None
+    ) -> None:
         self._path = path
         self._now = now
-        self._descriptor: int | None = None
-        #: Whether the file ends in the middle of a line.
-        self._torn = False
+        self._proxy = proxy
+        self._file: AuditFile | None = None
+        self._left: _Left | None = None
+        self._unrecorded = 0
         self._lost_in_a_row = 0
         #: Events that could not be written since this object was made.
         self.lost = 0
+        #: Why the newest event could not be written; None when it could.
+        self.problem: str | None = None
 
-    def record(self, event: Event) -> None:
-        """Append an event. Never raises for what the file or the disk does."""
-        line = event_line(event, self._now()).encode("utf-8")
-        try:
-            self._append(line)
-        except OSError as error:
-            self._event_lost(error)
-        else:
-            self._event_written()
+    def record(self, event: Event) -> bool:
+        """Append an event. Never raises for what the file or the disk does.
+
+        :return: whether it was written.
+        """
+        return self._try(event)
+
+    def retry(self) -> None:
+        """If events are being lost: see whether they still are."""
+        if self.problem is not None:
+            self._try(None)
 
     def reopen(self) -> None:
         """Go on in a new file when the old one was moved away (log rotation)."""
@@ -50,49 +69,93 @@ class AuditLog:
 
     def close(self) -> None:
         """Close the file; the next event opens it again."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._file is not None:
+            newest = self._file.newest_link()
+            if newest is not None:
+                self._left = _Left(newest, self._file.identity)
+            self._file.close()
+            self._file = None
 
-    def _append(self, line: bytes) -> None:
-        if self._descriptor is None:
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            # NONBLOCK: a path that is no plain file must not make the reactor wait.
-            self._descriptor = os.open(self._path, flags | os.O_NONBLOCK, 0o600)
-            self._torn = _is_torn(self._descriptor)
-        if self._torn:
-            line = b"\n" + line
-        # One write for the whole line: with O_APPEND it is not mixed with the lines of
-        # other processes.
-        written = os.write(self._descriptor, line)
-        if written < len(line):
-            self._torn = True
-            raise OSError(f"{written} of {len(line)} bytes were written")
-        self._torn = False
+    def _try(self, event: Event | None) -> bool:
+        try:
+            self._append(event)
+        except OSError as error:
+            self._event_lost(error, 0 if event is None else 1)
+            return False
+        self._event_written()
+        return True
 
-    def _event_lost(self, error: OSError) -> None:
-        self.lost += 1
-        self._lost_in_a_row += 1
-        if self._lost_in_a_row == 1:
+    def _append(self, event: Event | None) -> None:
+        if self._file is not None and self._file.is_deleted():
+            self.close()
+        if self._file is None:
+            self._file = AuditFile(self._path)
+        file = self._file
+        # Whoever stopped in the middle of a line may hold the lock for long: wait for
+        # it once, not for each event.
+        with file.locked(wait=self.problem is None):
+            end = file.end()
+            notes = self._notes(file, begins=end.link is None)
+            events = notes if event is None else [*notes, event]
+            data, newest = self._lines(events, end)
+            written = file.append(b"".join([end.newline, *data]), newest)
+        length = len(end.newline)
+        for line, each in zip(data, events, strict=True):
+            length += len(line)
+            if written >= length and isinstance(each, AuditGap):
+                self._unrecorded = 0
+        if written < length:
+            raise OSError(errno.ENOSPC, f"{written} of {length} bytes were written")
+        self._left = None
+
+    def _notes(self, file: AuditFile, *, begins: bool) -> list[Event]:
+        """What has to be said before the next event."""
+        notes: list[Event] = []
+        left = self._left
+        if begins or (left is not None and left.identity != file.identity):
+            reason = "a new chain" if left is None else f"continues {left.link}"
+            notes.append(AuditStarted(proxy=self._proxy, reason=reason))
+        if self._unrecorded:
+            reason = f"{self._unrecorded} events could not be written: {self.problem}"
+            notes.append(AuditGap(proxy=self._proxy, reason=reason))
+        return notes
+
+    def _lines(self, events: list[Event], end: End) -> tuple[list[bytes], str]:
+        """The events as lines, and the newest link."""
+        previous, between = end.link, end.between
+        if previous is None:
+            # Lines that are older than the chain are not vouched for.
+            previous = ORIGIN if self._left is None else self._left.link
+            between = b""
+        lines = []
+        for event in events:
+            line = event_line(event, self._now()).encode("utf-8")
+            line, previous = linked(line, previous, between)
+            lines.append(line)
+            between = b""
+        return lines, previous
+
+    def _event_lost(self, error: OSError, count: int) -> None:
+        if self._file is not None:
+            self._file.forget_end()
+        began = self.problem is None
+        self.problem = error.strerror or str(error)
+        self.lost += count
+        self._lost_in_a_row += count
+        self._unrecorded += count
+        if began:
             _log.error(
                 "audit events are being lost: cannot write {path}: {reason}",
                 path=str(self._path),
-                reason=error.strerror or str(error),
+                reason=self.problem,
             )
 
     def _event_written(self) -> None:
-        if self._lost_in_a_row:
+        if self.problem is not None:
             _log.warn(
                 "audit events are written again to {path}; {count} were lost",
                 path=str(self._path),
                 count=self._lost_in_a_row,
             )
+            self.problem = None
             self._lost_in_a_row = 0
-
-
-def _is_torn(descriptor: int) -> bool:
-    """Whether an earlier writer was interrupted in the middle of a line."""
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-        return False
-    return os.pread(descriptor, 1, status.st_size - 1) != b"\n"

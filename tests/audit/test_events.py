@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.audit.events import (
-    FIELDS,
     ConnectionClosed,
     ConnectionRefused,
     Event,
@@ -20,6 +19,7 @@ from rtunnel.audit.events import (
     TunnelDown,
     event_line,
 )
+from rtunnel.audit.fields import EVENT_FIELDS
 from rtunnel.naming import MAX_PRINTED
 
 CLOSED = ConnectionClosed(
@@ -66,7 +66,7 @@ class EventLineTests(SynchronousTestCase):
     def test_every_line_has_every_field(self) -> None:
         """What an event does not speak of is null, and the order never changes."""
         line = json.loads(event_line(ProxyStarted(proxy="p-1"), 0))
-        self.assertEqual(tuple(line), FIELDS)
+        self.assertEqual(tuple(line), EVENT_FIELDS)
         self.assertIsNone(line["user"])
 
     def test_events_have_only_known_fields_and_names_of_their_own(self) -> None:
@@ -75,7 +75,7 @@ class EventLineTests(SynchronousTestCase):
         self.assertEqual(len({kind.event for kind in kinds}), len(kinds))
         for kind in kinds:
             names = {field.name for field in attrs.fields(kind)}
-            self.assertLessEqual(names, set(FIELDS), kind)
+            self.assertLessEqual(names, set(EVENT_FIELDS), kind)
             self.assertIn("outcome", names, kind)
 
     def test_the_outcome_of_a_closed_connection_goes_by_its_reason(self) -> None:
