@@ -74,6 +74,14 @@ class AuthenticationRefused(RtunnelError):
     """A login is refused; says why, for our own log. The peer hears only "no"."""
 
 
+class SigningRefused(RtunnelError):
+    """A request for a certificate is not justified; says why, for our own log."""
+
+
+class SigningUnavailable(RtunnelError):
+    """No proxy that could sign can be asked now; says why, for whoever wants it."""
+
+
 class ConnectionFailed(RtunnelError):
     """An SSH connection that we started did not come up."""
 

@@ -5,7 +5,7 @@ One listener serves both; what a peer proved to be decides what it gets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -27,7 +27,7 @@ from rtunnel.proxy.announcement import RESEND, announce
 from rtunnel.proxy.client import Client
 from rtunnel.proxy.dispatch import Dispatcher
 from rtunnel.proxy.known_clusters import KnownClusters
-from rtunnel.proxy.peer import Peer
+from rtunnel.proxy.peer import Answerer, Peer
 from rtunnel.proxy.sites import Sites
 from rtunnel.proxy.status import status_document
 from rtunnel.proxy.tunnel import Tunnel
@@ -51,6 +51,7 @@ class Accepted:
     :param policy: the rules in force now.
     :param new_id: makes connection ids.
     :param now: wall clock, seconds since the epoch.
+    :param answers: who answers what other proxies ask, by channel type.
     """
 
     _log = Logger()
@@ -70,6 +71,7 @@ class Accepted:
         missed: int,
         new_id: Callable[[], str],
         now: Callable[[], float],
+        answers: Mapping[bytes, Answerer],
     ) -> None:
         self._membership = membership
         self._sites = sites
@@ -83,6 +85,7 @@ class Accepted:
         self._missed = missed
         self._new_id = new_id
         self._now = now
+        self._answers = answers
         self._clients: set[Client] = set()
         self._peers: set[Peer] = set()
         self._draining = False
@@ -145,6 +148,7 @@ class Accepted:
             proxy_name=own.name,
             heartbeat=self._heartbeat,
             missed=self._missed,
+            answers=self._answers,
         )
 
     def login_accepted(self, identity: Identity, address: str) -> None:

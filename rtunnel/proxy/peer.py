@@ -1,15 +1,16 @@
 """Another proxy that has logged in here, and what it asks for its clients.
 
-It may open ``transport@rtunnel`` and nothing else. Each request shows how its client
-logged in there: that is verified, the client identified and authorised anew, by our own
-authorities, authorized_keys and rules, and then dialled for through our own tunnels. A
-request never leads on to a third proxy.
+It may open ``transport@rtunnel``, and ask for what else this proxy answers to proxies.
+Each request of the first kind shows how its client logged in there: that is verified,
+the client identified and authorised anew, by our own authorities, authorized_keys and
+rules, and then dialled for through our own tunnels. A request never leads on to a third
+proxy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, TypeAlias
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -29,6 +30,7 @@ from rtunnel.naming import printable
 from rtunnel.proxy import refusals
 from rtunnel.proxy.dispatch import Dispatcher
 from rtunnel.proxy.link_watch import LinkWatch
+from rtunnel.proxy.peer_answer import give_answer
 from rtunnel.proxy.peer_link import AGENT_REQUEST, LINK_IDLE
 from rtunnel.proxy.target_connections import ConnectionOwner, TargetConnections
 from rtunnel.proxy.tunnel import TRANSPORT_CHANNEL
@@ -36,6 +38,10 @@ from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.trust.identity import Identity, PeerIdentity, UserIdentity
 from rtunnel.wire.data_types import text
+
+#: From the type-specific part of a channel open, and who asks, to the answer; raises
+#: OpenRefused.
+Answerer: TypeAlias = Callable[[bytes, PeerIdentity], Awaitable[bytes]]
 
 #: Seconds without a channel after which we hang up on a peer that has not.
 IDLE = 3 * LINK_IDLE
@@ -64,6 +70,7 @@ class Peer:
     :param proxy_name: our own.
     :param heartbeat: seconds between keepalives while channels are open.
     :param missed: keepalives missed before the connection is closed.
+    :param answers: who answers a question, by its channel type.
     """
 
     _log = Logger()
@@ -80,6 +87,7 @@ class Peer:
         proxy_name: str,
         heartbeat: float,
         missed: int,
+        answers: Mapping[bytes, Answerer],
     ) -> None:
         self.identity = identity
         self._owner = owner
@@ -90,6 +98,7 @@ class Peer:
         self._proxy_name = proxy_name
         self._heartbeat = heartbeat
         self._missed = missed
+        self._answers = answers
         self._connection: Connection | None = None
         self._watch: LinkWatch | None = None
         self._connections = TargetConnections(owner, clock, proxy_id)
@@ -126,16 +135,20 @@ class Peer:
         return None
 
     async def channel_requested(self, request: OpenRequest) -> Attach:
-        """Reach a target for a client of the peer.
+        """Reach a target for a client of the peer, or answer the peer itself.
 
-        :raises OpenRefused: with a sentence for that client.
+        :raises OpenRefused: with a sentence for that client, or for the peer.
         """
-        if request.kind != TRANSPORT_CHANNEL:
+        answerer = self._answers.get(request.kind)
+        if answerer is None and request.kind != TRANSPORT_CHANNEL:
             raise OpenRefused(
-                OPEN_UNKNOWN_CHANNEL_TYPE, "a proxy opens transport@rtunnel only"
+                OPEN_UNKNOWN_CHANNEL_TYPE,
+                f"channels of type {printable(request.kind, 64)!r} are not served here",
             )
         if self._owner.draining:
             raise refusals.peer_draining(self._proxy_name)
+        if answerer is not None:
+            return give_answer(await answerer(request.data, self.identity))
         try:
             asked = PeerRequest.decode(request.data)
         except MessageError as error:

@@ -15,6 +15,7 @@ from rtunnel.proxy.dispatch import PeerSite, Reached
 from rtunnel.proxy.peer_link import LinkSettings, PeerLink
 from rtunnel.registry.membership import Membership
 from rtunnel.registry.records import ProxyRecord, TunnelRecord
+from rtunnel.trust.signing_request import Role
 
 #: Seconds for which a peer that could not be reached is asked after all others.
 DISTRUST: Final = 10.0
@@ -68,16 +69,39 @@ class Peers:
 
     async def dial(self, site: PeerSite, request: PeerRequest) -> Reached:
         """See :class:`~rtunnel.proxy.dispatch.PeerDialler`."""
-        link = self._links.get(site.id)
+        return await self._link(site.id).dial(request)
+
+    def signing(self, role: Role) -> tuple[str, ...]:
+        """The peers that can sign for a role, in the order in which to ask them."""
+        own = self._membership.record.id
+        records = [
+            p for p in self._membership.proxies() if role in p.signs and p.id != own
+        ]
+
+        def order(record: ProxyRecord) -> tuple[bool, bool, str]:
+            distrusted = self._is_distrusted(record.id)
+            return distrusted, record.state != "active", record.id
+
+        return tuple(record.id for record in sorted(records, key=order))
+
+    async def ask(self, proxy: str, kind: bytes, data: bytes) -> bytes:
+        """Open a channel to a peer and read it to its end.
+
+        :raises OpenRefused: with its reason and sentence.
+        :raises ConnectionFailed: when it cannot be asked.
+        :raises ConnectionClosed: when the link to it broke meanwhile.
+        """
+        return await self._link(proxy).ask(kind, data)
+
+    def _link(self, proxy: str) -> PeerLink:
+        link = self._links.get(proxy)
         if link is None:
             if self._stopped:
                 raise ConnectionFailed("this proxy is shutting down")
-            link = self._make_link(
-                site.id, self._addresses(site.id), self, self._settings
-            )
-            self._links[site.id] = link
+            link = self._make_link(proxy, self._addresses(proxy), self, self._settings)
+            self._links[proxy] = link
             link.start()
-        return await link.dial(request)
+        return link
 
     def close_all(self) -> None:
         """End every link, for good."""

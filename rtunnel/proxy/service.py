@@ -27,6 +27,7 @@ from rtunnel.proxy.peer import Peer
 from rtunnel.proxy.peer_addresses import peer_addresses
 from rtunnel.proxy.peer_link import LinkSettings, link_limits
 from rtunnel.proxy.peers import Peers
+from rtunnel.proxy.signing import SIGN_CHANNEL, Signer, signing_roles
 from rtunnel.proxy.sites import Sites
 from rtunnel.proxy.tunnel import Tunnel
 from rtunnel.registry.backends import open_registry
@@ -101,6 +102,7 @@ class ProxyService(Service):
                 addresses=tuple(map(str, config.ssh.advertise)),
                 generation=int(now()),
                 started=now(),
+                signs=signing_roles(config.state),
             ),
         )
         self._known = KnownClusters(self._registry, now)
@@ -117,6 +119,16 @@ class ProxyService(Service):
                 limits=link_limits(config.limits.channels_per_connection),
                 algorithms=config.ssh.algorithms,
             ),
+        )
+        self._signer = Signer(
+            directory=config.state,
+            cluster=config.cluster,
+            public_names=[address.host for address in config.ssh.public],
+            anchors=lambda: self._credentials.anchors,
+            verifiers={},
+            peers=self._peers,
+            record=self._audit.record,
+            now=now,
         )
         # With a listener for peers alone, they have no business on the other one.
         apart = bool(config.peer.listen)
@@ -213,6 +225,7 @@ class ProxyService(Service):
             missed=self._config.tunnel.missed,
             new_id=new_id,
             now=self._now,
+            answers={SIGN_CHANNEL: self._signer.answer},
         )
 
     def _current_policy(self) -> Policy:

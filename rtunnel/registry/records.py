@@ -48,6 +48,8 @@ class ProxyRecord:
     :param generation: grows when the proxy starts anew.
     :param state: "draining" takes no new tunnels and channels.
     :param started: seconds since the epoch.
+    :param signs: the roles for which it can sign certificates, "agent" and "proxy";
+        none in records of proxies that do not know the field.
     :param holder: the process behind it; set by membership.
     """
 
@@ -58,6 +60,7 @@ class ProxyRecord:
     generation: int = 0
     state: State = "active"
     started: float = 0.0
+    signs: tuple[str, ...] = ()
     holder: Holder | None = None
 
     @property
@@ -85,6 +88,7 @@ class ProxyRecord:
             generation=fields.count("generation"),
             state=fields.state("state"),
             started=fields.number("started"),
+            signs=() if fields.get("signs") is None else fields.texts("signs"),
             holder=None if holder is None else _holder(_Fields("holder", holder)),
         )
 

@@ -198,7 +198,7 @@ class ForwardingTests(ForwardingTestCase):
         client.close("going")
         await opening
         (link,) = self.links()
-        await self.until(lambda: not link._dialling)
+        await self.until(lambda: not link._waiting_for)
         agent.asked = None
         await self.open_target(await self.client("bob"), "web1.b")
 

@@ -34,6 +34,7 @@ PROXIES = st.builds(
     generation=COUNTS,
     state=st.sampled_from(["active", "draining"]),
     started=MOMENTS,
+    signs=st.lists(st.sampled_from(["agent", "proxy"]), max_size=2).map(tuple),
     holder=st.none() | st.builds(Holder, TEXTS, COUNTS, TEXTS, TEXTS),
 )
 TUNNELS = st.builds(
@@ -103,6 +104,12 @@ class RecordTests(SynchronousTestCase):
             read = json.loads(record.to_json())[name]
             if name != "holder":
                 self.assertEqual(read, value)
+
+    def test_a_proxy_of_an_earlier_version_signs_nothing(self) -> None:
+        """Its record lacks the field."""
+        fields = json.loads(PROXY.to_json())
+        del fields["signs"]
+        self.assertEqual(ProxyRecord.from_json(json.dumps(fields)).signs, ())
 
     def test_an_error_names_the_field(self) -> None:
         """And shows what was found there."""
