@@ -88,7 +88,7 @@ class ProxyRecord:
             generation=fields.count("generation"),
             state=fields.state("state"),
             started=fields.number("started"),
-            signs=() if fields.get("signs") is None else fields.texts("signs"),
+            signs=fields.texts("signs") if "signs" in fields else (),
             holder=None if holder is None else _holder(_Fields("holder", holder)),
         )
 
@@ -169,6 +169,9 @@ class _Fields:
             )
         self._record = record
         self._fields = cast(Mapping[str, object], loaded)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._fields
 
     def get(self, name: str) -> object:
         return self._fields.get(name)
