@@ -178,7 +178,8 @@ class Channel:
     def close(self) -> None:
         """Send what was written, then EOF and CLOSE. Nothing more is delivered.
 
-        ``closed`` is called when the peer has closed too.
+        ``closed`` is called when the peer has closed too, or had
+        ``limits.close_seconds`` to do so.
         """
         if self.is_open:
             self._closing = self._eof_wanted = self._output.ended = True
@@ -297,6 +298,10 @@ class Channel:
         self._send_close()
         self._finish_if_over()
 
+    def close_overdue(self) -> None:
+        """The peer does not answer our CLOSE; nobody here waits for it any longer."""
+        self._finish("the peer did not close the channel")
+
     def request_arrived(self, name: bytes, want_reply: bool, data: bytes) -> None:
         """CHANNEL_REQUEST."""
         if not self.is_open:
@@ -390,6 +395,7 @@ class Channel:
         # The answer that a request handler is about to give goes before CLOSE.
         if self._closing and not self._handling_request:
             self._send_close()
+            self.connection.close_sent(self)
 
     def receiver_raised(self) -> None:
         """The receiver raised what is being handled now."""

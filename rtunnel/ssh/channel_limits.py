@@ -39,6 +39,10 @@ class ChannelLimits:
     :param opens_burst: channels that the peer may ask for at once.
     :param outstanding_requests: requests without an answer yet, each way, for each
         channel and for the connection.
+    :param close_seconds: seconds that the peer has to answer our CHANNEL_CLOSE. Then
+        the channel counts as closed for whoever uses it here, but as open against
+        ``channels`` until the peer has closed it: ``ssh`` does so when what it holds
+        has been read.
     """
 
     window: int = 2 * MIB
@@ -53,6 +57,7 @@ class ChannelLimits:
     opens_per_second: float = 1000.0
     opens_burst: int = 2000
     outstanding_requests: int = 64
+    close_seconds: float = 60.0
 
     def packet(self, kind: bytes) -> int:
         """Bytes of data in one packet on a channel, both ways.

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from rtunnel.errors import DISCONNECT_BY_APPLICATION, ConnectionClosed, ProtocolError
 from rtunnel.naming import printable
 from rtunnel.ssh.channel import Channel
+from rtunnel.ssh.channel_closes import SentCloses
 from rtunnel.ssh.channel_limits import ChannelLimits
 from rtunnel.ssh.channel_opens import (
     MAX_NAME,
@@ -89,6 +90,7 @@ class Connection(SSHService):
         self._lingering: set[Channel] = set()
         self._sent_opens = SentOpens()
         self._received_opens: ReceivedOpens | None = None
+        self._sent_closes: SentCloses | None = None
         self._global_requests = SentRequests(self.limits.outstanding_requests)
         self._answers: dict[bytes, Callable[[bytes], bytes | None]] = {}
         # A list, as an empty deque has 760 bytes and most tunnels are idle.
@@ -291,6 +293,16 @@ class Connection(SSHService):
         limits = self.limits
         return limits.own_packet if now > self._shared_until else limits.shared_packet
 
+    def close_sent(self, channel: Channel) -> None:
+        """The channel's CLOSE has been sent, and everything before it."""
+        if self._lost is not None or channel.number not in self._channels:
+            return
+        if self._sent_closes is None:
+            self._sent_closes = SentCloses(
+                self.transport.clock, self.limits.close_seconds, self._close_overdue
+            )
+        self._sent_closes.sent(channel.number)
+
     def channel_finished(self, channel: Channel) -> None:
         """The channel's receiver has been told of its end, or will be at its start."""
         self._lingering.discard(channel)
@@ -447,10 +459,15 @@ class Connection(SSHService):
     def _close(self, payload: bytes) -> None:
         channel = self._only_channel(payload)
         del self._channels[channel.number]
+        if self._sent_closes is not None:
+            self._sent_closes.answered(channel.number)
         self._lingering.add(channel)
         channel.close_arrived()
         if channel.is_finished:
             self._lingering.discard(channel)
+
+    def _close_overdue(self, number: int) -> None:
+        self._channels[number].close_overdue()
 
     def _channel_request(self, payload: bytes) -> None:
         reader = Reader(payload)
@@ -476,6 +493,8 @@ class Connection(SSHService):
         self._channels.clear()
         self._lingering.clear()
         self._waiting.clear()
+        if self._sent_closes is not None:
+            self._sent_closes.stop()
         if self._received_opens is not None:
             self._received_opens.stop()
         self._sent_opens.stop(reason)
