@@ -2,7 +2,9 @@
 
 Counted in all and by source, so that one source cannot keep the others out. Every
 connection that enters gets a ticket, and leaves when it has logged in or is gone. When
-many are there, a newcomer takes the place of one that is silent.
+many are there, a newcomer takes the place of one that is silent. When all places are
+taken and nobody is, a lot decides between the newcomer and one of those that are there
+(random early drop, as OpenSSH's MaxStartups), in favour of the source that has fewer.
 """
 
 from __future__ import annotations
@@ -27,6 +29,11 @@ _IPV6_SOURCE_BITS = 64
 
 #: How likely a newcomer costs a silent one its place when ``early_drop`` is reached.
 _FIRST_CHANCE = 0.3
+
+#: How likely a newcomer takes a place when its source has as many as the other's.
+_FAIR_CHANCE = 0.5
+
+_TOO_MANY = "too many connections that are not authenticated"
 
 #: Sources whose pace is remembered.
 _PACED_SOURCES = 65_536
@@ -67,13 +74,16 @@ class Admission:
         # When each was heard of the last time; who was silent the longest comes first.
         # Those that wait for us are not here.
         self._heard: OrderedDict[Ticket, float] = OrderedDict()
+        # All that are there, in no order; each knows its index.
+        self._there: list[Ticket] = []
 
-    def enter(self, address: str | None, displaced: Callable[[], None]) -> Ticket:
+    def enter(self, address: str | None, displaced: Callable[[str], None]) -> Ticket:
         """Let a connection in.
 
         :param address: its IP address; empty when it has none, as on a UNIX socket;
             None when it is not known yet, until :meth:`Ticket.found`.
-        :param displaced: called when it has to go for another.
+        :param displaced: called when it has to go for another, with a sentence for
+            the peer.
         :raises Refused: when it has to go at once; the text is for the peer.
         """
         if self.draining:
@@ -81,17 +91,19 @@ class Admission:
         ticket = Ticket(self, displaced)
         ticket.found(address or "")
         try:
-            self._make_room()
+            self._make_room(ticket)
         except Refused:
             self.forget_source(ticket.source)
             raise
         self.unauthenticated += 1
+        ticket.index = len(self._there)
+        self._there.append(ticket)
         ticket.counted = True
         ticket.heard()
         return ticket
 
-    def _make_room(self) -> None:
-        """Take the place of a silent one, if need be."""
+    def _make_room(self, newcomer: Ticket) -> None:
+        """Take the place of another, if need be."""
         limits, there = self._limits, self.unauthenticated
         early = limits.unauthenticated * limits.early_drop
         if there < early:
@@ -99,16 +111,39 @@ class Admission:
         is_full = there >= limits.unauthenticated
         crowd = (there - early) / max(1.0, limits.unauthenticated - early)
         if is_full or self._chance() < _FIRST_CHANCE + (1 - _FIRST_CHANCE) * crowd:
-            self._displace_one()
+            self._displace_silent_one()
         if self.unauthenticated >= limits.unauthenticated:
-            raise _too_many()
+            self._draw_lots(newcomer)
 
-    def _displace_one(self) -> None:
+    def _displace_silent_one(self) -> None:
         if self._heard:
             ticket, heard = next(iter(self._heard.items()))
             if self.now() - heard >= self._limits.silence:
                 ticket.leave(Offence.NO_LOGIN)
-                ticket.displaced()
+                ticket.displaced("too many connections, and this one was silent")
+
+    def _draw_lots(self, newcomer: Ticket) -> None:
+        """One that is there goes, or the newcomer does.
+
+        To refuse every newcomer would leave the places to those who are quickest to
+        take them again, and to refuse none would let nobody stay for long enough.
+
+        :raises Refused: the newcomer has lost.
+        """
+        if not self._there:
+            raise _too_many()
+        drawn = int(self._chance() * len(self._there))
+        ticket = self._there[min(drawn, len(self._there) - 1)]
+        theirs, its = self._places(newcomer), self._places(ticket)
+        if theirs > its or (theirs == its and self._chance() >= _FAIR_CHANCE):
+            raise _too_many()
+        # No fault of its own, so no offence.
+        ticket.leave()
+        ticket.displaced(_TOO_MANY)
+
+    def _places(self, ticket: Ticket) -> int:
+        """How many the ticket's source has; 1 when that is not known."""
+        return 1 if ticket.source is None else self._by_source[ticket.source]
 
     def is_hopeless(self, address: str) -> bool:
         """Whether a connection is not worth being looked at: refused, and unheard.
@@ -194,6 +229,14 @@ class Admission:
         self._heard[ticket] = self.now()
         self._heard.move_to_end(ticket)
 
+    def left(self, ticket: Ticket) -> None:
+        """One that was counted is not there any more."""
+        self.unauthenticated -= 1
+        last = self._there.pop()
+        if last is not ticket:
+            self._there[ticket.index] = last
+            last.index = ticket.index
+
     def not_silent(self, ticket: Ticket) -> None:
         """That it sends nothing is not its fault, or it does not count any more."""
         self._heard.pop(ticket, None)
@@ -203,11 +246,12 @@ class Ticket:
     """One connection's place among those that have not logged in, while ``counted``.
 
     ``source`` is what it counts as, once its address is known; ``delay`` is how many
-    seconds it has to wait for its answer from then on.
+    seconds it has to wait for its answer from then on. ``index`` is the admission's.
     """
 
-    def __init__(self, admission: Admission, displaced: Callable[[], None]) -> None:
+    def __init__(self, admission: Admission, displaced: Callable[[str], None]) -> None:
         self.counted = False
+        self.index = 0
         self.source: str | None = None
         self.delay = 0.0
         self.displaced = displaced
@@ -270,7 +314,7 @@ class Ticket:
         self.counted = False
         self._has_left = True
         self._admission.not_silent(self)
-        self._admission.unauthenticated -= 1
+        self._admission.left(self)
         self._admission.forget_source(self.source)
 
 
@@ -290,7 +334,4 @@ def source_of(address: str) -> str:
 
 
 def _too_many() -> Refused:
-    return Refused(
-        "too many connections that are not authenticated",
-        DISCONNECT_TOO_MANY_CONNECTIONS,
-    )
+    return Refused(_TOO_MANY, DISCONNECT_TOO_MANY_CONNECTIONS)

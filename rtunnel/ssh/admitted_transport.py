@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from rtunnel.errors import (
     DISCONNECT_BY_APPLICATION,
+    DISCONNECT_HOST_KEY_NOT_VERIFIABLE,
     DISCONNECT_MAC_ERROR,
     DISCONNECT_PROTOCOL_ERROR,
     DISCONNECT_TOO_MANY_CONNECTIONS,
@@ -167,11 +168,8 @@ class AdmittedTransport(PacketTransport):
             self.close_reason = str(error)
             self.transport.abortConnection()
 
-    def _displaced(self) -> None:
-        self.disconnect(
-            DISCONNECT_TOO_MANY_CONNECTIONS,
-            "too many connections, and this one was silent",
-        )
+    def _displaced(self, reason: str) -> None:
+        self.disconnect(DISCONNECT_TOO_MANY_CONNECTIONS, reason)
 
     # When it is answered
 
@@ -283,5 +281,22 @@ class AdmittedTransport(PacketTransport):
         if self._turned_away:
             self._listener.admission.gone()
 
-    def _least_offence(self) -> Offence:
-        return Offence.LOGIN_REFUSED if self.login_attempted else Offence.NO_LOGIN
+    def _least_offence(self) -> Offence | None:
+        if self.login_attempted:
+            return Offence.LOGIN_REFUSED
+        if self._host_key_was_refused:
+            return None
+        return Offence.NO_LOGIN
+
+    @property
+    def _host_key_was_refused(self) -> bool:
+        """Whether the peer has seen who we are, and then said that it wants another.
+
+        Agents do, whom a balancer sends to a proxy that they have a tunnel to, and not
+        always from the address of that tunnel. For those who would only cost us key
+        exchanges there is the pace of their source.
+        """
+        return (
+            self.goodbye_code == DISCONNECT_HOST_KEY_NOT_VERIFIABLE
+            and self.exchanges.has_answered
+        )

@@ -132,6 +132,11 @@ class KeyExchanges:
         return self._exchange is not None
 
     @property
+    def has_answered(self) -> bool:
+        """Whether there was an exchange in which our part has been done."""
+        return bool(self.session_id)
+
+    @property
     def peer_is_bound(self) -> bool:
         """Whether the peer may send key exchange only, until its NEWKEYS."""
         exchange = self._exchange

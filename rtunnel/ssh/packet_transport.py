@@ -66,7 +66,8 @@ class PacketTransport(SSHTransportBase):
 
     ``last_received`` is the clock at the newest byte from the peer, ``authenticated``
     whether the login is over. ``close_reason`` says in a sentence why the connection
-    ended, as soon as that is known.
+    ended, as soon as that is known, ``goodbye_code`` is the code of the peer's
+    DISCONNECT if that was why.
 
     :param limits: see :class:`~rtunnel.ssh.limits.TransportLimits`.
     :param algorithms: what to offer.
@@ -95,7 +96,7 @@ class PacketTransport(SSHTransportBase):
         self.last_received = clock.seconds()
         self.peer_address = ""
         self.close_reason = ""
-        self.peer_said_goodbye = False
+        self.goodbye_code: int | None = None
         self.authenticated = False
         self._random = random
         self._sealer = PacketSealer(random)
@@ -141,6 +142,11 @@ class PacketTransport(SSHTransportBase):
         """Our version line and the peer's, without line ends."""
         assert self._version_reader.line is not None
         return self.ourVersionString, self._version_reader.line
+
+    @property
+    def peer_said_goodbye(self) -> bool:
+        """Whether the peer ended the connection, and of its own accord."""
+        return self.goodbye_code == DISCONNECT_BY_APPLICATION
 
     @property
     def is_writable(self) -> bool:
@@ -418,7 +424,7 @@ class PacketTransport(SSHTransportBase):
         reason_code = reader.uint32()
         text = printable(reader.string())
         self.close_reason = f"the peer disconnected: {text}"
-        self.peer_said_goodbye = reason_code == DISCONNECT_BY_APPLICATION
+        self.goodbye_code = reason_code
         self._log_end(_DISCONNECTED, text, reason_code)
         self._close(linger=False)
 

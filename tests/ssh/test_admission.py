@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from ipaddress import ip_network
+from random import Random
 
 import attrs
 from hypothesis import given, settings
@@ -36,9 +37,9 @@ def admission(
     )
 
 
-def stays() -> None:
+def stays(reason: str) -> None:
     """Nobody is displaced here."""
-    raise AssertionError("displaced")
+    raise AssertionError(f"displaced: {reason}")
 
 
 def enter(where: Admission, address: str | None) -> Ticket:
@@ -142,7 +143,7 @@ class AdmissionTests(SynchronousTestCase):
         for what, address, index in steps:
             try:
                 if what == "enter":
-                    tickets.append(enter(where, address))
+                    tickets.append(where.enter(address, lambda reason: None))
                 elif tickets and what == "find":
                     tickets[index % len(tickets)].found(address or "192.0.2.3")
                 elif tickets:
@@ -181,9 +182,13 @@ class CrowdTests(SynchronousTestCase):
         """So many, each from a source of its own."""
         addresses = [name.format(index) for index in range(count)]
         return [
-            self.where.enter(address, partial(self.displaced.append, address))
+            self.where.enter(address, partial(self.note_displaced, address))
             for address in addresses
         ]
+
+    def note_displaced(self, address: str, reason: str) -> None:
+        """It has to go."""
+        self.displaced.append(address)
 
     def test_a_newcomer_takes_the_place_of_the_one_that_is_silent_longest(self) -> None:
         """When all is full, for certain."""
@@ -199,7 +204,8 @@ class CrowdTests(SynchronousTestCase):
         self.assertEqual(self.where.unauthenticated, 10)
 
     def test_those_who_get_on_with_it_stay(self) -> None:
-        """Silent is who took no step for 2 seconds; a newcomer is refused then."""
+        """Silent is who took no step for 2 seconds; the lot can fall on newcomers."""
+        self.chance = 0.9
         self.enter(10)
         self.clock.advance(1.9)
         with self.assertRaises(Refused):
@@ -256,12 +262,106 @@ class CrowdTests(SynchronousTestCase):
     def test_a_refused_newcomer_leaves_no_trace(self) -> None:
         """Its source has as many places as before."""
         self.enter(10)
+        self.chance = 0.9
         for _ in range(20):
             with self.assertRaises(Refused):
                 enter(self.where, "198.51.100.1")
+        self.chance = 0.0
         self.clock.advance(10)
         for _ in range(10):
             enter(self.where, "198.51.100.1")
+
+
+class LotTests(SynchronousTestCase):
+    """Who goes when all places are taken and nobody has been silent for long."""
+
+    def setUp(self) -> None:
+        """100 places, and a chance of its own that always falls alike."""
+        self.clock = Clock()
+        self.where = Admission(DEFAULT_LIMITS, self.clock, Random(4).random)
+        self.displaced: list[tuple[str, str]] = []
+
+    def enter(self, address: str) -> Ticket | None:
+        """None for one that is refused."""
+        try:
+            return self.where.enter(
+                address, lambda reason: self.displaced.append((address, reason))
+            )
+        except Refused:
+            return None
+
+    def test_between_equals_a_coin_decides(self) -> None:
+        """About half of the newcomers get in, each for one of those that are there."""
+        for index in range(100):
+            self.enter(f"192.0.2.{index}")
+        tried = [self.enter(f"198.51.100.{index}") for index in range(200)]
+        taken = len(tried) - tried.count(None)
+        self.assertTrue(70 < taken < 130, taken)
+        self.assertEqual(len(self.displaced), taken)
+        self.assertEqual(self.where.unauthenticated, 100)
+        self.assertIn("too many connections", self.displaced[0][1])
+
+    def test_a_source_with_one_goes_before_a_source_with_many(self) -> None:
+        """As newcomer it gets in for certain, and those with many cannot expel it."""
+        crowd = [f"192.0.2.{index % 10}" for index in range(100)]
+        for address in crowd:
+            self.enter(address)
+        self.assertIsNotNone(self.enter("198.51.100.1"))
+        for address in crowd * 10:
+            self.enter(address)
+        self.assertNotIn("198.51.100.1", [address for address, _ in self.displaced])
+        self.assertEqual(self.where.unauthenticated, 100)
+
+    def test_those_who_wait_for_us_take_part(self) -> None:
+        """Else a hundred of these would keep everybody out."""
+        for index in range(100):
+            ticket = self.enter(f"192.0.2.{index}")
+            assert ticket is not None
+            ticket.waits()
+        tried = [self.enter(f"198.51.100.{index}") for index in range(20)]
+        self.assertTrue(self.displaced)
+        self.assertEqual(20 - tried.count(None), len(self.displaced))
+
+    def test_who_has_lost_gets_no_penalty(self) -> None:
+        """And is gone for good."""
+        tickets = [self.enter(f"192.0.2.{index}") for index in range(100)]
+        while not self.displaced:
+            self.enter("198.51.100.1")
+        assert self.where.penalties is not None
+        for ticket in tickets:
+            assert ticket is not None
+            if not ticket.counted:
+                ticket.leave(Offence.PROTOCOL_BROKEN)
+        self.assertEqual(len(self.where.penalties), 0)
+
+    def test_honest_newcomers_get_through_a_flood(self) -> None:
+        """300 strangers a second from as many addresses, who stay as long as they can.
+
+        A login takes 0.2 s. More than a third of the first tries succeed, where as good
+        as none would if those who are there were left their places for 2 s.
+        """
+        logins = []
+        for second in range(100):
+            honest = None
+            for step in range(300):
+                self.enter(f"10.{second}.{step // 250}.{step % 250}")
+                if step == 100:
+                    honest = self.enter("198.51.100.1")
+                if step == 160 and honest is not None and honest.counted:
+                    honest.logged_in()
+                    honest.leave()
+                    logins.append(second)
+                self.clock.advance(1 / 300)
+            if honest is not None:
+                honest.leave()
+        self.assertGreater(len(logins), 35)
+
+    def test_no_places_no_lot(self) -> None:
+        """A listener without any refuses."""
+        self.where = Admission(
+            attrs.evolve(DEFAULT_LIMITS, unauthenticated=0), self.clock, lambda: 0.0
+        )
+        self.assertIsNone(self.enter("192.0.2.1"))
 
 
 class PenaltyTests(SynchronousTestCase):
@@ -345,7 +445,7 @@ class PenaltyTests(SynchronousTestCase):
         )
         assert where.penalties is not None
         for _ in range(15):
-            ticket = where.enter("192.0.2.1", lambda: None)
+            ticket = where.enter("192.0.2.1", lambda reason: None)
             self.assertEqual(where.penalties.remaining("192.0.2.1", 0.0), 0)
             self.clock.advance(2)
             enter(where, "192.0.2.2").leave()

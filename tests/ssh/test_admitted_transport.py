@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.errors import (
     DISCONNECT_BY_APPLICATION,
+    DISCONNECT_HOST_KEY_NOT_VERIFIABLE,
     DISCONNECT_PROTOCOL_ERROR,
     DISCONNECT_TOO_MANY_CONNECTIONS,
 )
@@ -18,11 +19,15 @@ from rtunnel.ssh.admission import Admission
 from rtunnel.ssh.handshake_turns import HandshakeTurns
 from rtunnel.ssh.limits import DEFAULT_LIMITS, TransportLimits
 from rtunnel.ssh.transport import ServerTransport
-from rtunnel.wire.data_types import string
+from rtunnel.wire.algorithms import Algorithms
+from rtunnel.wire.data_types import string, uint32
 from rtunnel.wire.keys import PrivateKey
 from rtunnel.wire.numbers import (
+    MSG_DISCONNECT,
     MSG_GLOBAL_REQUEST,
     MSG_IGNORE,
+    MSG_KEX_ECDH_INIT,
+    MSG_KEX_ECDH_REPLY,
     MSG_KEXINIT,
     MSG_NEWKEYS,
     MSG_SERVICE_REQUEST,
@@ -34,6 +39,10 @@ from tests.ssh.transports import ADDRESS, Pair, RawClient, make_server
 
 BALANCER = "203.0.113.1"
 BALANCERS = (ip_network("203.0.113.0/24"),)
+#: What a client says when the host key is not the one.
+WANTS_ANOTHER_HOST = (
+    uint32(DISCONNECT_HOST_KEY_NOT_VERIFIABLE) + string(b"") + string(b"")
+)
 HEADER = b"PROXY TCP4 198.51.100.7 203.0.113.1 40000 3023\r\n"
 
 
@@ -341,6 +350,29 @@ class OffenceTests(ListenerCase):
             MSG_USERAUTH_REQUEST,
             string(b"x") + string(b"ssh-connection") + string(b"none"),
         )
+        self.assertEqual(self.lose(client), 1)
+
+    def test_wanting_another_host(self) -> None:
+        """Nothing: agents do, whom a balancer sends where they have a tunnel."""
+        for _ in range(30):
+            client = self.client()
+            client.algorithms = Algorithms(key_exchanges=(b"curve25519-sha256",))
+            client.send_version()
+            client.send(MSG_KEXINIT, client.kexinit().payload[1:])
+            client.send(MSG_KEX_ECDH_INIT, string(bytes(31) + b"\x09"))
+            self.assertIn(MSG_KEX_ECDH_REPLY, client.numbers())
+            client.server.dataReceived(
+                client.packet(MSG_DISCONNECT, WANTS_ANOTHER_HOST)
+            )
+            self.assertEqual(self.lose(client), 0)
+            # Their pace is another matter.
+            self.clock.advance(0.125)
+
+    def test_wanting_another_host_unseen(self) -> None:
+        """1 s: nobody does who has not seen the key."""
+        client = self.client()
+        client.send_version()
+        client.send(MSG_DISCONNECT, WANTS_ANOTHER_HOST)
         self.assertEqual(self.lose(client), 1)
 
     def test_staying_for_too_long(self) -> None:

@@ -320,7 +320,7 @@ class AdmissionTests(FactoryCase):
 
     async def test_our_client_hears_why(self) -> None:
         """It is told in plain words before any key exchange."""
-        port = await self.listen(TransportLimits(unauthenticated=1))
+        port = await self.listen(TransportLimits(unauthenticated_per_source=1))
         await self.talk(port)
         failure = await self.failure(self.connect(port))
         self.assertIs(failure.type, ConnectionFailed)
@@ -382,7 +382,7 @@ class AdmissionTests(FactoryCase):
 
     async def test_a_refusal_is_heard_by_who_is_talking(self) -> None:
         """TCP must not throw it away because there is something left to read."""
-        port = await self.listen(TransportLimits(unauthenticated=1))
+        port = await self.listen(TransportLimits(unauthenticated_per_source=1))
         await self.talk(port)
         talker = await self.talk(port, b"SSH-2.0-x\r\n" + bytes(100_000))
         await self.until(lambda: b"too many connections" in talker.heard)
