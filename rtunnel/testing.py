@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from rtunnel.errors import OPEN_UNKNOWN_CHANNEL_TYPE, OpenRefused, ProtocolError
+from rtunnel.naming import printable
 from rtunnel.splice import StreamReceiver
 from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.channel_limits import ChannelLimits
@@ -331,14 +332,17 @@ class MemoryTransport:
         if self.close_reason or self.service is None:
             return
         self.last_received = self.clock.seconds()
-        if number == MSG_DISCONNECT:
-            reader = Reader(payload, 4)
-            self.close_reason = f"the peer disconnected: {reader.text()}"
-        elif number != MSG_UNIMPLEMENTED:
-            try:
+        try:
+            if number == MSG_DISCONNECT:
+                reader = Reader(payload)
+                reader.uint32()
+                self.close_reason = (
+                    f"the peer disconnected: {printable(reader.string())}"
+                )
+            elif number != MSG_UNIMPLEMENTED:
                 self.service.packetReceived(number, payload)
-            except ProtocolError as error:
-                self.disconnect(error.reason_code, str(error))
+        except ProtocolError as error:
+            self.disconnect(error.reason_code, str(error))
 
     def lose(self, reason: str = "the connection was lost") -> None:
         """The connection is gone, without a word to the other end."""

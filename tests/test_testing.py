@@ -97,6 +97,24 @@ class ConnectionPairTests(SynchronousTestCase):
         self.assertEqual(len(pair.client_handler.lost), 1)
         self.assertEqual(len(pair.server_handler.lost), 1)
 
+    def test_a_malformed_disconnect_is_a_protocol_error_too(self) -> None:
+        """Nothing is raised, and both ends hear of it."""
+        for payload in (b"", b"\x00\x00\x00", b"\x00" * 4 + b"\xff" * 4):
+            pair = ConnectionPair()
+            pair.server_transport.receive(MSG_DISCONNECT, payload)
+            self.assertEqual(pair.server_transport.sent, [MSG_DISCONNECT])
+            pair.pump()
+            self.assertEqual(len(pair.client_handler.lost), 1)
+            self.assertEqual(len(pair.server_handler.lost), 1)
+
+    def test_a_disconnect_may_say_anything(self) -> None:
+        """What is not UTF-8 is shown escaped."""
+        pair = ConnectionPair()
+        pair.server_transport.receive(
+            MSG_DISCONNECT, b"\x00\x00\x00\x0b\x00\x00\x00\x01\xff"
+        )
+        self.assertIn("\\xff", pair.server_transport.close_reason)
+
     def test_losing_both_ends(self) -> None:
         """A cut connection is lost once at each end."""
         handler = AcceptingHandler()
