@@ -8,6 +8,7 @@ import gzip
 import os
 import stat
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +44,10 @@ class AuditPath:
         """
         is_compressed = self.path.suffix == ".gz"
         with gzip.open(self.path) if is_compressed else self.path.open("rb") as file:
-            yield from file
+            try:
+                yield from file
+            except (EOFError, zlib.error) as error:
+                raise OSError(errno.EIO, str(error), str(self.path)) from error
 
 
 @attrs.frozen

@@ -30,6 +30,7 @@ VERBS = {
     ),
     "ls": ("rtunnel.cli.status:ls", "List the clusters that can be reached."),
     "status": ("rtunnel.cli.status:status", "Show proxies, clusters and tunnels."),
+    "audit": ("rtunnel.cli.audit:audit", "Check the audit file."),
     "drain": ("rtunnel.cli.drain:drain", "Let the running proxy leave."),
     "demo": ("rtunnel.cli.demo.command:demo", "Show it all at work on this machine."),
 }
