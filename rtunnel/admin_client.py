@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ def get_status(path: Path) -> dict[str, Any]:
 
     :raises RtunnelError: when no proxy answers there, or it refuses.
     """
-    return _ask(path, "GET", "/v1/status")
+    return ask(path, "GET", "/v1/status")
 
 
 def post_drain(path: Path) -> None:
@@ -35,29 +36,30 @@ def post_drain(path: Path) -> None:
 
     :raises RtunnelError: when no proxy answers there, or it refuses.
     """
-    _ask(path, "POST", "/v1/drain")
+    ask(path, "POST", "/v1/drain")
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(TIMEOUT)
-        with reachable(self._path) as name:
-            self.sock.connect(name)
+class ProxyNotRunning(RtunnelError):
+    """No proxy serves the admin socket."""
 
 
-def _ask(path: Path, method: str, target: str) -> dict[str, Any]:
+def ask(
+    path: Path, method: str, target: str, body: Mapping[str, object] | None = None
+) -> dict[str, Any]:
+    """Ask the proxy that serves the admin socket ``path`` anything.
+
+    :param target: of the request, as ``/v1/tokens``.
+    :param body: sent as JSON.
+    :raises ProxyNotRunning: when no proxy answers there.
+    :raises RtunnelError: when it refuses, with its sentence.
+    """
     connection = _Connection(path)
     try:
-        connection.request(method, target)
+        connection.request(method, target, None if body is None else json.dumps(body))
         response = connection.getresponse()
-        body = response.read(MAX_ANSWER + 1)
+        answer = response.read(MAX_ANSWER + 1)
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
-        raise RtunnelError(
+        raise ProxyNotRunning(
             f"is the proxy running? no admin socket at {path}"
             + (" answers" if isinstance(error, ConnectionRefusedError) else "")
         ) from error
@@ -74,7 +76,19 @@ def _ask(path: Path, method: str, target: str) -> dict[str, Any]:
         raise RtunnelError(f"{path}: the proxy hung up: {error!r}") from error
     finally:
         connection.close()
-    return _answer(path, response.status, body)
+    return _answer(path, response.status, answer)
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(TIMEOUT)
+        with reachable(self._path) as name:
+            self.sock.connect(name)
 
 
 def _answer(path: Path, status: int, body: bytes) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Whoever may open the socket is the proxy's administrator; it is made for its owner only.
 
 ``GET /v1/status`` answers with the status document (design, section 8).
-``POST /v1/drain`` begins to drain and answers 202 at once.
+``POST /v1/drain`` begins to drain and answers 202 at once. The paths of other verbs are
+in modules of their own beside this one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from twisted.internet import tcp, unix
@@ -28,12 +30,15 @@ from rtunnel.web.server import Response, Routes, make_site
 
 
 def admin_routes(
-    status: Callable[[], Mapping[str, object]], drain: Callable[[], object]
+    status: Callable[[], Mapping[str, object]],
+    drain: Callable[[], object],
+    more: Routes = MappingProxyType({}),
 ) -> Routes:
     """The paths of the API.
 
     :param status: makes the status document.
     :param drain: begins to drain; called again for every request.
+    :param more: further paths.
     """
 
     def get_status() -> Response:
@@ -43,7 +48,11 @@ def admin_routes(
         drain()
         return Response(202, {"state": "draining"})
 
-    return {"/v1/status": {"GET": get_status}, "/v1/drain": {"POST": post_drain}}
+    return {
+        "/v1/status": {"GET": get_status},
+        "/v1/drain": {"POST": post_drain},
+        **more,
+    }
 
 
 def listen_admin(
@@ -52,15 +61,17 @@ def listen_admin(
     *,
     status: Callable[[], Mapping[str, object]],
     drain: Callable[[], object],
+    more: Routes = MappingProxyType({}),
 ) -> IListeningPort:
     """Serve the API on a Unix socket that only its owner can open.
 
     A socket that a dead process left is replaced.
 
+    :param more: paths beside those of status and drain.
     :raises RtunnelError: when a process answers there already, or the socket cannot be
         made.
     """
-    factory = make_site(admin_routes(status, drain), reactor)
+    factory = make_site(admin_routes(status, drain, more), reactor)
     resources = ExitStack()
     try:
         with _only_one_at_a_time(path.parent), _new_files_private():

@@ -6,15 +6,17 @@ proxy should be sent new connections and 503 otherwise, with the reasons.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.web.server import Site
 
-from rtunnel.web.server import Response, Routes, make_site
+from rtunnel.web.server import Handler, Response, make_site
 
 
-def health_routes(reasons: Callable[[], Sequence[str]]) -> Routes:
+def health_routes(
+    reasons: Callable[[], Sequence[str]],
+) -> Mapping[str, Mapping[str, Handler]]:
     """The two paths.
 
     :param reasons: why the proxy is not ready at this moment; none when it is.

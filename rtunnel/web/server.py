@@ -7,10 +7,11 @@ errors included, and none says what software or which version it comes from.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import attrs
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
@@ -44,8 +45,21 @@ class Response:
 
 Handler = Callable[[], Response]
 
+
+@attrs.frozen
+class WithBody:
+    """A handler that reads the request's body, and may take its time.
+
+    :param answer: from the JSON object in the body, empty when there is no body. What
+        it raises is answered as for any other handler. Cancelled when whoever asks
+        hangs up.
+    """
+
+    answer: Callable[[Mapping[str, object]], Awaitable[Response]]
+
+
 #: Path, then method, then who answers. GET answers HEAD as well.
-Routes = Mapping[str, Mapping[str, Handler]]
+Routes = Mapping[str, Mapping[str, Handler | WithBody]]
 
 
 def make_site(routes: Routes, reactor: Any) -> Site:
@@ -80,21 +94,19 @@ class _Router(Resource):
         self._routes = routes
 
     def render(self, request: Request) -> int:
-        response = self._response(request)
-        body = json.dumps(response.body).encode() + b"\n"
-        request.setResponseCode(response.status)
-        for name, value in (
-            (b"Content-Type", b"application/json"),
-            (b"Content-Length", b"%d" % len(body)),
-            (b"Cache-Control", b"no-store"),
-            (b"X-Content-Type-Options", b"nosniff"),
-        ):
-            request.setHeader(name, value)
-        request.write(b"" if request.method == b"HEAD" else body)
-        request.finish()
+        answering = Deferred.fromCoroutine(self._response(request))
+        gone: Deferred[None] = request.notifyFinish()
+        gone.addErrback(lambda failure: answering.cancel())
+        answering.addCallbacks(
+            lambda response: _send(request, response),
+            lambda failure: failure.trap(CancelledError) and None,
+        )
+        answering.addErrback(
+            lambda failure: _log.failure("an answer could not be sent", failure)
+        )
         return NOT_DONE_YET
 
-    def _response(self, request: Request) -> Response:
+    async def _response(self, request: Request) -> Response:
         methods = self._routes.get(request.path.decode("latin-1"))
         if methods is None:
             return Response(404, {"error": "there is nothing at this path"})
@@ -105,12 +117,50 @@ class _Router(Resource):
             request.setHeader(b"Allow", ", ".join(allowed).encode())
             return Response(405, {"error": f"only {' and '.join(allowed)} here"})
         try:
+            if isinstance(handler, WithBody):
+                return await handler.answer(_read_body(request))
             return handler()
+        except CancelledError:
+            raise
+        except _NotJson:
+            return Response(400, {"error": "the body is not a JSON object"})
         except RtunnelError as error:
             return Response(409, {"error": str(error)})
         except Exception:
             _log.failure("answering {path} failed", path=printable(request.path))
             return Response(500, {"error": "this failed; the log says why"})
+
+
+class _NotJson(Exception):
+    """A body that cannot be read."""
+
+
+def _read_body(request: Request) -> Mapping[str, object]:
+    assert request.content is not None
+    body = request.content.read()
+    if not body:
+        return {}
+    try:
+        read = json.loads(body)
+    except (ValueError, RecursionError):
+        raise _NotJson from None
+    if not isinstance(read, dict):
+        raise _NotJson
+    return read
+
+
+def _send(request: Request, response: Response) -> None:
+    body = json.dumps(response.body).encode() + b"\n"
+    request.setResponseCode(response.status)
+    for name, value in (
+        (b"Content-Type", b"application/json"),
+        (b"Content-Length", b"%d" % len(body)),
+        (b"Cache-Control", b"no-store"),
+        (b"X-Content-Type-Options", b"nosniff"),
+    ):
+        request.setHeader(name, value)
+    request.write(b"" if request.method == b"HEAD" else body)
+    request.finish()
 
 
 class _QuietSite(Site):

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor, StringTransport
 from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.errors import ConfigError, RtunnelError
-from rtunnel.web.server import IDLE_TIMEOUT, MAX_BODY, Response, listen, make_site
+from rtunnel.web.server import (
+    IDLE_TIMEOUT,
+    MAX_BODY,
+    Response,
+    Routes,
+    WithBody,
+    listen,
+    make_site,
+)
 
 
 class Reply:
@@ -39,7 +50,25 @@ def refuse() -> Response:
     raise RtunnelError("not while it is raining")
 
 
-ROUTES = {
+async def echo(body: Mapping[str, object]) -> Response:
+    """A handler that needs to know more."""
+    if body.get("rain"):
+        raise RtunnelError("not while it is raining")
+    return Response(201, {"told": body})
+
+
+WAITING: list[Deferred[Response]] = []
+
+
+def wait(body: Mapping[str, object]) -> Deferred[Response]:
+    """A handler that takes its time."""
+    WAITING.append(Deferred())
+    return WAITING[-1]
+
+
+ROUTES: Routes = {
+    "/tell": {"POST": WithBody(echo)},
+    "/wait": {"POST": WithBody(wait)},
     "/here": {"GET": lambda: Response(200, {"here": True})},
     "/act": {"POST": lambda: Response(202, {"acted": True})},
     "/fail": {"GET": fail},
@@ -76,6 +105,40 @@ class SiteTests(SynchronousTestCase):
         self.assertEqual(reply.headers["content-type"], "application/json")
         self.assertEqual(reply.headers["cache-control"], "no-store")
         self.assertEqual(int(reply.headers["content-length"]), len(reply.body))
+
+    def test_a_handler_may_read_the_body(self) -> None:
+        """A JSON object, or none at all."""
+        reply = self.ask("POST", "/tell", b'{"a": 1}')
+        self.assertEqual((reply.status, reply.json()), (201, {"told": {"a": 1}}))
+        self.assertEqual(self.ask("POST", "/tell").json(), {"told": {}})
+        reply = self.ask("POST", "/tell", b'{"rain": true}')
+        self.assertEqual(reply.status, 409)
+        self.assertEqual(reply.json(), {"error": "not while it is raining"})
+
+    def test_a_body_that_is_no_json_object_is_400(self) -> None:
+        """It does not reach the handler."""
+        for body in (b"x", b"[]", b"\xff", b"[" * 20000):
+            self.assertEqual(self.ask("POST", "/tell", body).status, 400, body[:9])
+
+    def test_a_handler_may_take_its_time(self) -> None:
+        """The answer is sent when it is there."""
+        self.assertEqual(self.ask_nothing("POST", "/wait"), b"")
+        WAITING.pop().callback(Response(200, {"late": True}))
+        self.assertEqual(Reply(self.transport.value()).json(), {"late": True})
+
+    def test_a_handler_is_cancelled_when_nobody_waits(self) -> None:
+        """Whoever asked has hung up."""
+        self.ask_nothing("POST", "/wait")
+        self.protocol.connectionLost(Failure(ConnectionDone()))
+        self.failureResultOf(WAITING.pop(), CancelledError)
+
+    def ask_nothing(self, method: str, path: str) -> bytes:
+        """Ask, and return what has come back so far."""
+        self.protocol.dataReceived(
+            f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        )
+        data: bytes = self.transport.value()
+        return data
 
     def test_a_query_is_no_part_of_the_path(self) -> None:
         """Balancers like to add one."""
