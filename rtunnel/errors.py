@@ -82,6 +82,10 @@ class SigningUnavailable(RtunnelError):
     """No proxy that could sign can be asked now; says why, for whoever wants it."""
 
 
+class RotationRefused(RtunnelError):
+    """An authority cannot be rotated now, or not so; says what to do."""
+
+
 class ConnectionFailed(RtunnelError):
     """An SSH connection that we started did not come up."""
 

@@ -15,7 +15,7 @@ from rtunnel.proxy.dispatch import PeerSite, Reached
 from rtunnel.proxy.peer_link import LinkSettings, PeerLink
 from rtunnel.registry.membership import Membership
 from rtunnel.registry.records import ProxyRecord, TunnelRecord
-from rtunnel.trust.signing_request import Role
+from rtunnel.trust.signing_role import Role
 
 #: Seconds for which a peer that could not be reached is asked after all others.
 DISTRUST: Final = 10.0

@@ -41,13 +41,12 @@ from rtunnel.trust.anchors import TrustAnchors
 from rtunnel.trust.authority import CertificateAuthority, random_serial
 from rtunnel.trust.identity import PeerIdentity
 from rtunnel.trust.signing_request import (
-    ROLES,
-    Role,
     Signed,
     SigningRequest,
     decode_request,
     encode_request,
 )
+from rtunnel.trust.signing_role import ROLES, Role
 from rtunnel.wire.certificate import Certificate
 from rtunnel.wire.keys import PublicKey
 

@@ -23,7 +23,7 @@ The answer is what comes through the channel until its end::
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Final, Literal, Protocol, TypeAlias
+from typing import ClassVar, Final, Protocol
 
 import attrs
 
@@ -36,13 +36,11 @@ from rtunnel.errors import (
 )
 from rtunnel.naming import check_cluster
 from rtunnel.trust.anchors import TrustAnchors
+from rtunnel.trust.renewal_request import RenewalRequest
+from rtunnel.trust.signing_role import ROLES, Role
 from rtunnel.wire.certificate import MAX_CERTIFICATE_LENGTH, Certificate
 from rtunnel.wire.data_types import Reader, string, text
 from rtunnel.wire.keys import MAX_PUBLIC_KEY_LENGTH, PublicKey
-
-#: Who is certified; ``agent`` by the agent CA, ``proxy`` by the host CA.
-Role: TypeAlias = Literal["agent", "proxy"]
-ROLES: Final[tuple[Role, ...]] = ("agent", "proxy")
 
 #: Bytes in the source, the role, the cluster and the name of a kind, each.
 MAX_STRING: Final = 255
@@ -127,7 +125,7 @@ class JoinRequest:
 
 #: Every kind of request, by its name.
 KINDS: Final[Mapping[str, type[SigningRequest]]] = {
-    each.kind: each for each in (JoinRequest,)
+    each.kind: each for each in (JoinRequest, RenewalRequest)
 }
 
 

@@ -13,11 +13,11 @@ from rtunnel.trust.anchors import TrustAnchors
 from rtunnel.trust.authority import CertificateAuthority
 from rtunnel.trust.signing_request import (
     JoinRequest,
-    Role,
     Signed,
     decode_request,
     encode_request,
 )
+from rtunnel.trust.signing_role import Role
 from rtunnel.wire.data_types import string, text
 from rtunnel.wire.keys import PrivateKey
 
