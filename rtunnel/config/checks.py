@@ -16,7 +16,7 @@ import attrs
 from rtunnel import naming
 from rtunnel.config import addresses
 from rtunnel.errors import InvalidName
-from rtunnel.trust import hosts, policy, targets
+from rtunnel.trust import hosts, policy, targets, times
 from rtunnel.wire.source_address import Network, parse_network
 
 T = TypeVar("T")
@@ -265,6 +265,15 @@ UserPattern = Annotated[
 ClusterPattern = Annotated[
     str,
     text_check('a cluster name, "*" for any characters', policy.check_cluster_pattern),
+]
+
+#: An entry of ``times`` in a rule.
+RuleTimes = Annotated[
+    times.TimesOfWeek,
+    text_check(
+        'times such as "mon-fri 08:00-18:00" or "sat,sun 22:00-06:00 Europe/Berlin"',
+        times.TimesOfWeek.parse,
+    ),
 ]
 
 #: A name in an agent's resolve table, in lower case.

@@ -37,6 +37,9 @@ def load_proxy(path: str | Path) -> ProxyConfig:
             config.ssh, authorized_keys=state / config.ssh.authorized_keys
         ),
         audit=attrs.evolve(config.audit, path=state / config.audit.path),
+        revocation=attrs.evolve(
+            config.revocation, krl=tuple(state / path for path in config.revocation.krl)
+        ),
     )
 
 

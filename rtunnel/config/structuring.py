@@ -22,6 +22,7 @@ from rtunnel.config.checks import (
     ClusterPattern,
     PinnedAddress,
     PinnedName,
+    RuleTimes,
     Target,
     UserPattern,
 )
@@ -184,6 +185,7 @@ class _AllowTable:
     users: tuple[UserPattern, ...]
     clusters: tuple[ClusterPattern, ...]
     targets: TargetPatterns
+    times: tuple[RuleTimes, ...] = ()
 
 
 def _has_mark(kind: Any) -> bool:
@@ -244,7 +246,7 @@ def _allow_list(value: Any, _: Any) -> TargetPatterns:
 
 def _allow_rule(value: Any, _: Any) -> AllowRule:
     table = _converter.structure(value, _AllowTable)
-    return AllowRule(table.users, table.clusters, table.targets)
+    return AllowRule(table.users, table.clusters, table.targets, table.times)
 
 
 def _resolve_table(value: Any, _: Any) -> Mapping[str, str]:

@@ -118,6 +118,8 @@ class LimitsConfig:
     :param penalties: whether sources that come in vain too often are refused a while.
     :param penalties_exempt: networks of sources that never are.
     :param channels_per_connection: open channels on one SSH connection.
+    :param sessions_outlive_certificates: whether what is open may go on when the
+        certificate or key that it was opened with expires.
     """
 
     login_grace: Seconds = 20.0
@@ -126,6 +128,17 @@ class LimitsConfig:
     penalties: Flag = True
     penalties_exempt: tuple[SourceNetwork, ...] = LOOPBACK
     channels_per_connection: Count = 1000
+    sessions_outlive_certificates: Flag = False
+
+
+@attrs.frozen
+class RevocationConfig:
+    """``[revocation]``: what is revoked besides what ``rtunnel revoke`` did.
+
+    :param krl: OpenSSH key revocation lists.
+    """
+
+    krl: tuple[FilePath, ...] = ()
 
 
 @attrs.frozen
@@ -166,6 +179,8 @@ class ProxyConfig:
     :param cluster: the cluster of this proxy.
     :param name: for people.
     :param state: directory of keys, certificates, registry and admin.sock.
+    :param close_on_change: whether connections that the rules allow no longer are
+        closed; else the rules count for new ones only.
     :param allow: who may reach what, see :class:`rtunnel.trust.policy.Policy`.
     """
 
@@ -173,6 +188,7 @@ class ProxyConfig:
     cluster: ClusterName
     name: ProxyName = attrs.field(factory=host_name)
     state: FilePath = Path(".")
+    close_on_change: Flag = False
     ssh: SshConfig = SshConfig()
     web: WebConfig = WebConfig()
     registry: RegistryConfig = RegistryConfig()
@@ -181,6 +197,7 @@ class ProxyConfig:
     limits: LimitsConfig = LimitsConfig()
     drain: DrainConfig = DrainConfig()
     local: LocalConfig = LocalConfig()
+    revocation: RevocationConfig = RevocationConfig()
     audit: AuditConfig = AuditConfig()
     allow: tuple[AllowRule, ...] = ()
 

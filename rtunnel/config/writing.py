@@ -23,6 +23,8 @@ from rtunnel.trust.targets import TargetPatterns
 PROXY_COMMENTS = {
     "name": "for people; default: the host name",
     "state": "relative to this file: keys, certificates, registry, admin.sock",
+    "close_on_change": "close connections that the rules allow no longer; reloaded on "
+    "SIGHUP",
     "ssh.listen": "agents and clients; Twisted server endpoint strings, so tcp:, "
     "unix:, systemd:, haproxy: ...",
     "ssh.public": "what agents and clients are told to use",
@@ -44,9 +46,13 @@ PROXY_COMMENTS = {
     "limits.penalties_exempt": "never these; list a balancer that sends no PROXY "
     "header",
     "limits.channels_per_connection": "open at the same time",
+    "limits.sessions_outlive_certificates": "let open connections finish when the "
+    "certificate expires; new ones are refused all the same",
     "drain.timeout": "seconds that open channels get after SIGTERM",
     "local.allow": "targets of this proxy's own cluster that it may dial itself, "
     '"host:port", "*.lan:22", "10.0.0.0/8:22"',
+    "revocation.krl": "OpenSSH key revocation lists (ssh-keygen -k), read again when "
+    "they change",
     "audit.path": "JSON lines",
     "allow": "who may reach what; no rule, no access; reloaded on SIGHUP",
     "allow.users": "certificate principals, or the names given in authorized_keys",

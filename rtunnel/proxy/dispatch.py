@@ -32,7 +32,7 @@ from rtunnel.splice import Stream
 from rtunnel.trust.hosts import parse_host
 from rtunnel.trust.identity import UserIdentity
 from rtunnel.trust.login_proof import LoginProof
-from rtunnel.trust.policy import Deny, Policy
+from rtunnel.trust.policy import Allow, Deny, Policy
 
 #: Seconds an agent has to answer one dial; its own TCP time-out is shorter.
 DIAL_TIMEOUT = 15.0
@@ -107,6 +107,7 @@ class Dispatcher:
     :param own_cluster: the proxy's own cluster, dialled directly.
     :param own_name: the proxy's name, for what clients of peers are told.
     :param policy: the rules in force now; asked for every dial.
+    :param now: wall clock, seconds since the epoch.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Dispatcher:
         peers: PeerDialler,
         known: KnownClusters,
         clock: IReactorTime,
+        now: Callable[[], float],
     ) -> None:
         self._own_cluster = own_cluster
         self._own_name = own_name
@@ -129,6 +131,17 @@ class Dispatcher:
         self._peers = peers
         self._known = known
         self._clock = clock
+        self._now = now
+
+    def may_reach(self, user: UserIdentity, target: Target) -> Allow | Deny:
+        """What the rules in force now say of a user and a target.
+
+        The one place that asks them: for a new connection, whether its client is ours
+        or a peer's, and again for those that are open.
+        """
+        return self._policy().decide(
+            user, target.cluster, target.host, target.port, self._now()
+        )
 
     async def dial(
         self,
@@ -143,9 +156,9 @@ class Dispatcher:
         :raises OpenRefused: with the code and sentence for the client.
         """
         _check_host(target)
-        decision = self._policy().decide(user, target.cluster, target.host, target.port)
+        decision = self.may_reach(user, target)
         if isinstance(decision, Deny):
-            raise refusals.not_allowed(user.name, target)
+            raise refusals.not_allowed(user.name, target, decision.other_times)
         if target.cluster == self._own_cluster:
             return Reached(await self._local.dial(target), None)
         failures = _Failures(self._clock.seconds() + GIVE_UP_AFTER)
@@ -166,9 +179,11 @@ class Dispatcher:
         :raises OpenRefused: with the code and sentence for the client; the code is one
             of :data:`ANSWERS` only when another way would lead to the same.
         """
-        decision = self._policy().decide(user, target.cluster, target.host, target.port)
+        decision = self.may_reach(user, target)
         if isinstance(decision, Deny):
-            raise refusals.not_allowed_by_peer(user.name, target, self._own_name)
+            raise refusals.not_allowed_by_peer(
+                user.name, target, self._own_name, decision.other_times
+            )
         if target.cluster == self._own_cluster:
             raise refusals.local_for_peer(target, self._own_name)
         failures = _Failures(self._clock.seconds() + GIVE_UP_AFTER)

@@ -18,11 +18,15 @@ from rtunnel.errors import (
 from rtunnel.naming import Target
 
 
-def not_allowed(user: str, target: Target) -> OpenRefused:
-    """No rule lets this user reach that target."""
+def not_allowed(user: str, target: Target, other_times: bool = False) -> OpenRefused:
+    """No rule lets this user reach that target.
+
+    :param other_times: whether one does at other times.
+    """
     return OpenRefused(
         OPEN_ADMINISTRATIVELY_PROHIBITED,
-        f"{user} is not allowed to reach {target}; ask the proxy's operator",
+        f"{user} is not allowed to reach {target}{_when(other_times)}; ask the proxy's "
+        "operator",
     )
 
 
@@ -104,15 +108,18 @@ def peer_lost(cluster: str, peer: str) -> OpenRefused:
 # to another peer.
 
 
-def not_allowed_by_peer(user: str, target: Target, name: str) -> OpenRefused:
+def not_allowed_by_peer(
+    user: str, target: Target, name: str, other_times: bool = False
+) -> OpenRefused:
     """The peer's own rules do not let this user reach that target.
 
     :param name: of the proxy that says so.
+    :param other_times: whether one does at other times.
     """
     return OpenRefused(
         OPEN_ADMINISTRATIVELY_PROHIBITED,
-        f"{_holder(target.cluster, name)} does not allow {user} to reach {target}; "
-        "ask its operator",
+        f"{_holder(target.cluster, name)} does not allow {user} to reach "
+        f"{target}{_when(other_times)}; ask its operator",
     )
 
 
@@ -151,6 +158,10 @@ def peer_draining(name: str) -> OpenRefused:
     return OpenRefused(
         OPEN_RESOURCE_SHORTAGE, f"proxy {name} is shutting down; try again"
     )
+
+
+def _when(other_times: bool) -> str:
+    return " at this time" if other_times else ""
 
 
 def _holder(cluster: str, peer: str) -> str:

@@ -211,6 +211,7 @@ class ProxyService(Service):
             peers=self._peers,
             known=self._known,
             clock=self._reactor,
+            now=self._now,
         )
         return Accepted(
             membership=self._membership,

@@ -16,6 +16,7 @@ import attrs
 from rtunnel.errors import InvalidName
 from rtunnel.naming import printable
 from rtunnel.trust.targets import TargetPatterns
+from rtunnel.trust.times import TimesOfWeek
 
 _USER_PATTERN = re.compile(r"[A-Za-z0-9._@+*-]{1,128}")
 _CLUSTER_PATTERN = re.compile(r"[a-z0-9*-]{1,63}")
@@ -66,15 +67,21 @@ class AllowRule:
     :param users: principals, with ``*`` for any characters.
     :param clusters: cluster names, with ``*`` for any characters.
     :param targets: see :mod:`rtunnel.trust.targets`.
+    :param times: when, see :mod:`rtunnel.trust.times`; none means always.
     """
 
     users: tuple[str, ...]
     clusters: tuple[str, ...]
     targets: TargetPatterns
+    times: tuple[TimesOfWeek, ...] = ()
 
     @classmethod
     def parse(
-        cls, users: Iterable[str], clusters: Iterable[str], targets: Iterable[str]
+        cls,
+        users: Iterable[str],
+        clusters: Iterable[str],
+        targets: Iterable[str],
+        times: Iterable[str] = (),
     ) -> AllowRule:
         """A rule from the texts of the config file.
 
@@ -84,6 +91,7 @@ class AllowRule:
             tuple(check_user_pattern(user) for user in users),
             tuple(check_cluster_pattern(cluster) for cluster in clusters),
             TargetPatterns.parse(targets),
+            tuple(map(TimesOfWeek.parse, times)),
         )
 
     def covers_user(self, user: Person) -> bool:
@@ -93,6 +101,13 @@ class AllowRule:
     def covers_cluster(self, cluster: str) -> bool:
         """Whether the rule speaks of ``cluster``."""
         return _any_matches(self.clusters, cluster)
+
+    def holds(self, now: float) -> bool:
+        """Whether the rule says anything at this time.
+
+        :param now: POSIX time.
+        """
+        return not self.times or any(times.holds(now) for times in self.times)
 
 
 @attrs.frozen
@@ -110,9 +125,11 @@ class Deny:
     """Access refused.
 
     :param reason: one sentence, fit to be shown to the user.
+    :param other_times: whether a rule grants it at other times.
     """
 
     reason: str
+    other_times: bool = False
 
 
 @attrs.frozen
@@ -121,14 +138,18 @@ class Policy:
 
     rules: tuple[AllowRule, ...] = ()
 
-    def decide(self, user: Person, cluster: str, host: str, port: int) -> Allow | Deny:
+    def decide(
+        self, user: Person, cluster: str, host: str, port: int, now: float
+    ) -> Allow | Deny:
         """May ``user`` open a connection to this target?
 
         :param user: an identity that authentication has proven.
         :param cluster: cluster name in lower case.
         :param host: name or IP literal as asked for; "" counts as ``localhost``.
         :param port: TCP port.
+        :param now: POSIX time.
         """
+        other_times = False
         try:
             for index, rule in enumerate(self.rules):
                 if (
@@ -136,16 +157,20 @@ class Policy:
                     and rule.covers_cluster(cluster)
                     and rule.targets.matches(host, port)
                 ):
-                    return Allow(index)
+                    if rule.holds(now):
+                        return Allow(index)
+                    other_times = True
         except InvalidName as error:
             return Deny(str(error))
         target = f"{printable(host)}.{cluster}" if host else cluster
         return Deny(
             f"no rule of this proxy lets {printable(user.name)} reach {target}:{port}"
+            + (" at this time" if other_times else ""),
+            other_times,
         )
 
     def reaches_cluster(self, user: Person, cluster: str) -> bool:
-        """Whether ``user`` may reach anything in ``cluster``, for lists of clusters.
+        """Whether ``user`` may ever reach anything in ``cluster``, for lists of them.
 
         :param user: an identity that authentication has proven.
         :param cluster: cluster name in lower case.

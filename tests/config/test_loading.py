@@ -32,6 +32,7 @@ PROXY = """
 cluster = "a"
 name = "proxy-1"
 state = "var"
+close_on_change = true
 
 [ssh]
 listen = ["tcp:3023", "unix:/run/rtunnel/ssh"]
@@ -60,12 +61,16 @@ unauthenticated_per_source = 5
 penalties = false
 penalties_exempt = ["10.0.0.0/8", "2001:db8::1"]
 channels_per_connection = 20
+sessions_outlive_certificates = true
 
 [drain]
 timeout = 0
 
 [local]
 allow = ["*.lan:22"]
+
+[revocation]
+krl = ["revoked.krl", "/etc/ssh/revoked"]
 
 [audit]
 path = "log/audit.jsonl"
@@ -74,6 +79,7 @@ path = "log/audit.jsonl"
 users = ["ops", "team-*"]
 clusters = ["b"]
 targets = ["*:22", "10.0.0.0/8:8000-8100"]
+times = ["mon-fri 08:00-18:00", "sat 22:00-06:00 Europe/Berlin"]
 
 [[allow]]
 users = ["*"]
@@ -152,6 +158,9 @@ class ProxyFileTests(LoadingTestCase):
         self.assertEqual(list(config.local.allow), [])
         self.assertEqual(config.audit.path, state / "audit.jsonl")
         self.assertEqual(config.allow, ())
+        self.assertFalse(config.close_on_change)
+        self.assertFalse(config.limits.sessions_outlive_certificates)
+        self.assertEqual(config.revocation.krl, ())
 
     def test_every_key_is_read(self) -> None:
         """Each key of the design arrives in its field."""
@@ -188,11 +197,16 @@ class ProxyFileTests(LoadingTestCase):
             config.allow,
             (
                 AllowRule.parse(
-                    ["ops", "team-*"], ["b"], ["*:22", "10.0.0.0/8:8000-8100"]
+                    ["ops", "team-*"],
+                    ["b"],
+                    ["*:22", "10.0.0.0/8:8000-8100"],
+                    ["mon-fri 08:00-18:00", "sat 22:00-06:00 Europe/Berlin"],
                 ),
                 AllowRule.parse(["*"], ["*"], []),
             ),
         )
+        self.assertTrue(config.close_on_change)
+        self.assertTrue(config.limits.sessions_outlive_certificates)
 
     def test_state_is_relative_to_the_file_and_the_rest_to_state(self) -> None:
         """Wherever the process runs, the paths are the same; absolute ones stay."""
@@ -206,6 +220,10 @@ class ProxyFileTests(LoadingTestCase):
         self.assertEqual(config.state, self.directory / "var")
         self.assertEqual(config.audit.path, self.directory / "var/log/audit.jsonl")
         self.assertEqual(config.ssh.authorized_keys, Path("/etc/rtunnel/people"))
+        self.assertEqual(
+            config.revocation.krl,
+            (self.directory / "var/revoked.krl", Path("/etc/ssh/revoked")),
+        )
 
     def test_whole_seconds_become_floats(self) -> None:
         """The one coercion there is."""
@@ -278,8 +296,8 @@ class WrongFileTests(LoadingTestCase):
                 "1000000",
                 "limits.login_grase: found an unknown key, expected one of "
                 "login_grace, unauthenticated, unauthenticated_per_source, "
-                "penalties, penalties_exempt, channels_per_connection; did you mean "
-                "login_grace?",
+                "penalties, penalties_exempt, channels_per_connection, "
+                "sessions_outlive_certificates; did you mean login_grace?",
                 'allow[0].targets[0]: found "db", expected a target pattern such as '
                 '"host:22"; \'db\' is none of "host:port", "*.lan:22", '
                 '"10.0.0.0/8:22", "[fd00::/8]:22", "*:22", "host:8000-8100" or '
@@ -423,6 +441,9 @@ REFUSED_BY_PROXY: dict[str, list[Any]] = {
     "limits.penalties": [0, 1, "true", []],
     "limits.penalties_exempt": ["::1", [""], ["lb"], ["10.0.0.1/8"], ["::1%lo"], [1]],
     "limits.channels_per_connection": [0],
+    "limits.sessions_outlive_certificates": [0, "true"],
+    "close_on_change": [1, "true", {}],
+    "revocation.krl": ["revoked.krl", [""], [1], {}],
     "drain.timeout": [-1, -0.1, float("nan"), "30"],
     "local.allow": ["*:22", ["10.0.0.1/8:22"], ["::1:22"], [22], ["a:0"], ["a:2-1"]],
     "audit.path": [""],
@@ -436,6 +457,10 @@ REFUSED_BY_PROXY: dict[str, list[Any]] = {
         [{"users": ["a%b"], "clusters": ["*"], "targets": []}],
         [{"users": ["*"], "clusters": ["B"], "targets": []}],
         [{"users": ["*"], "clusters": ["*"], "targets": [], "user": 1}],
+        [{"users": ["*"], "clusters": ["*"], "targets": [], "times": "mon"}],
+        [{"users": ["*"], "clusters": ["*"], "targets": [], "times": ["Mon"]}],
+        [{"users": ["*"], "clusters": ["*"], "targets": [], "times": ["mon 8-9"]}],
+        [{"users": ["*"], "clusters": ["*"], "targets": [], "times": ["mon CEST2"]}],
     ],
 }
 REFUSED_BY_AGENT: dict[str, list[Any]] = {

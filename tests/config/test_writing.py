@@ -35,6 +35,7 @@ PROXY_FILE = """\
 cluster = "a"
 name = "proxy-1"                 # for people; default: the host name
 state = "."                      # relative to this file: keys, certificates, registry, admin.sock
+close_on_change = false          # close connections that the rules allow no longer; reloaded on SIGHUP
 
 [ssh]
 listen = ["tcp:3023"]            # agents and clients; Twisted server endpoint strings, so tcp:, unix:, systemd:, haproxy: ...
@@ -69,12 +70,16 @@ unauthenticated_per_source = 10  # connections
 penalties = true                 # refuse sources for a while that come in vain too often
 penalties_exempt = ["127.0.0.0/8", "::1/128"] # never these; list a balancer that sends no PROXY header
 channels_per_connection = 1000   # open at the same time
+sessions_outlive_certificates = false # let open connections finish when the certificate expires; new ones are refused all the same
 
 [drain]
 timeout = 30                     # seconds that open channels get after SIGTERM
 
 [local]
 allow = []                       # targets of this proxy's own cluster that it may dial itself, "host:port", "*.lan:22", "10.0.0.0/8:22"
+
+[revocation]
+krl = []                         # OpenSSH key revocation lists (ssh-keygen -k), read again when they change
 
 [audit]
 path = "audit.jsonl"             # JSON lines
@@ -283,7 +288,12 @@ PROXIES = st.fixed_dictionaries(
                     "users": st.lists(NAMES, max_size=2),
                     "clusters": st.lists(NAMES, max_size=2),
                     "targets": st.lists(TARGETS, max_size=2),
-                }
+                },
+                optional={
+                    "times": st.lists(
+                        st.sampled_from(["mon-fri", "sat 22:00-06:00 Europe/Berlin"])
+                    )
+                },
             ),
             max_size=3,
         ),

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.errors import InvalidName
 from rtunnel.trust.policy import Allow, AllowRule, Deny, Policy
+from tests.wire.examples import NOW
 
 
 @attrs.frozen
@@ -58,13 +59,13 @@ class PolicyTests(SynchronousTestCase):
         self, rules: Policy, user: Somebody, cluster: str, host: str, port: int = 22
     ) -> None:
         """Check that access is granted."""
-        self.assertIsInstance(rules.decide(user, cluster, host, port), Allow)
+        self.assertIsInstance(rules.decide(user, cluster, host, port, NOW), Allow)
 
     def assert_denies(
         self, rules: Policy, user: Somebody, cluster: str, host: str, port: int = 22
     ) -> None:
         """Check that access is refused."""
-        self.assertIsInstance(rules.decide(user, cluster, host, port), Deny)
+        self.assertIsInstance(rules.decide(user, cluster, host, port, NOW), Deny)
 
     def test_all_three_parts_of_a_rule_must_match(self) -> None:
         """User, cluster and target, in one and the same rule."""
@@ -117,25 +118,50 @@ class PolicyTests(SynchronousTestCase):
     def test_grant_names_the_first_rule(self) -> None:
         """For the log."""
         rules = policy(("bob", "*", "*:*"), ("ops", "*", "*:22"), ("*", "*", "*:*"))
-        self.assertEqual(rules.decide(ALICE, "b", "web1", 22), Allow(1))
+        self.assertEqual(rules.decide(ALICE, "b", "web1", 22, NOW), Allow(1))
 
     def test_refusal_says_who_and_what(self) -> None:
         """It is what ``ssh`` shows."""
         rules = policy(("alice", "b", "*:22"))
         self.assertEqual(
-            rules.decide(BOB, "b", "web1", 22),
+            rules.decide(BOB, "b", "web1", 22, NOW),
             Deny("no rule of this proxy lets bob reach web1.b:22"),
         )
         self.assertEqual(
-            rules.decide(BOB, "b", "", 22),
+            rules.decide(BOB, "b", "", 22, NOW),
             Deny("no rule of this proxy lets bob reach b:22"),
         )
 
     def test_loosely_spelled_address_is_refused_with_the_reason(self) -> None:
         """Even where everything is allowed."""
-        decision = policy(("*", "*", "*:*")).decide(BOB, "b", "0x7f.1", 22)
+        decision = policy(("*", "*", "*:*")).decide(BOB, "b", "0x7f.1", 22, NOW)
         assert isinstance(decision, Deny)
         self.assertIn("looks like an IPv4 address", decision.reason)
+
+    def test_rule_with_times_holds_at_those(self) -> None:
+        """Others hold always; the refusal says that it is a matter of time."""
+        morning = AllowRule.parse(["*"], ["*"], ["*:22"], ["mon", "fri 08:00-10:00"])
+        always = AllowRule.parse(["ops"], ["*"], ["*:22"])
+        rules = Policy((morning, always))
+        # 15 January 2027 is a Friday, 08:00 UTC.
+        for when, answer in (
+            (NOW - 1, "at this time"),
+            (NOW, Allow(0)),
+            (NOW + 2 * 3600 - 1, Allow(0)),
+            (NOW + 2 * 3600, "at this time"),
+            (NOW + 3 * 86400, Allow(0)),
+        ):
+            decision = rules.decide(BOB, "b", "web1", 22, when)
+            if isinstance(decision, Deny):
+                self.assertTrue(decision.other_times)
+                self.assertIn(str(answer), decision.reason)
+            else:
+                self.assertEqual(decision, answer)
+            self.assertIsInstance(rules.decide(ALICE, "b", "web1", 22, when), Allow)
+        denied = rules.decide(BOB, "b", "web1", 23, NOW - 1)
+        self.assertEqual(
+            denied, Deny("no rule of this proxy lets bob reach web1.b:23", False)
+        )
 
     def test_clusters_that_a_user_reaches(self) -> None:
         """For lists; a rule without targets reaches nothing."""
@@ -158,6 +184,7 @@ RULES = st.builds(
         st.sampled_from(["*:22", "web1:*", "*.lan:80", "10.0.0.0/8:22", "[::/0]:22"]),
         max_size=2,
     ),
+    st.lists(st.sampled_from(["fri", "mon-thu", "07:00-09:00"]), max_size=2),
 )
 
 
@@ -170,7 +197,7 @@ class PolicyLawTests(SynchronousTestCase):
         self, user: Somebody, cluster: str, host: str, port: int
     ) -> None:
         """Default deny, with a reason that can be printed."""
-        decision = Policy().decide(user, cluster, host, port)
+        decision = Policy().decide(user, cluster, host, port, NOW)
         assert isinstance(decision, Deny)
         self.assertTrue(decision.reason.isprintable())
 
@@ -190,15 +217,15 @@ class PolicyLawTests(SynchronousTestCase):
         port: int,
     ) -> None:
         """Wherever it is put, and access never exceeds what single rules give."""
-        before = Policy(tuple(rules)).decide(user, cluster, host, port)
+        before = Policy(tuple(rules)).decide(user, cluster, host, port, NOW)
         longer = [*rules[:at], extra, *rules[at:]]
-        after = Policy(tuple(longer)).decide(user, cluster, host, port)
-        alone = Policy((extra,)).decide(user, cluster, host, port)
+        after = Policy(tuple(longer)).decide(user, cluster, host, port, NOW)
+        alone = Policy((extra,)).decide(user, cluster, host, port, NOW)
         self.assertEqual(
             isinstance(after, Allow),
             isinstance(before, Allow) or isinstance(alone, Allow),
         )
         if isinstance(after, Allow):
             self.assertTrue(Policy(tuple(longer)).reaches_cluster(user, cluster))
-            one = Policy((longer[after.rule],)).decide(user, cluster, host, port)
+            one = Policy((longer[after.rule],)).decide(user, cluster, host, port, NOW)
             self.assertIsInstance(one, Allow)
