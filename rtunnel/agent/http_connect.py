@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Final, cast
@@ -32,6 +33,9 @@ from rtunnel.naming import printable
 MAX_HEAD: Final = 16 * 1024
 #: Where HTTP proxies listen unless told otherwise, as curl has it.
 DEFAULT_PORT: Final = 1080
+
+# What a head ends with.
+_END: Final = b"\r\n\r\n"
 
 
 @attrs.frozen
@@ -62,7 +66,8 @@ class HttpProxy:
         authorization = ""
         if url.username is not None:
             user = f"{unquote(url.username)}:{unquote(url.password or '')}"
-            encoded = base64.b64encode(user.encode()).decode("ascii")
+            # The environment has bytes, which need not be UTF-8.
+            encoded = base64.b64encode(os.fsencode(user)).decode("ascii")
             authorization = f"Basic {encoded}"
         return cls(url.hostname, port, authorization)
 
@@ -147,7 +152,7 @@ class _Connect(Protocol):
         self._proxy = proxy
         self._address = address
         self._factory = factory
-        self._head = b""
+        self._head = bytearray()
         self.established: Deferred[IProtocol] = Deferred(self._cancelled)
 
     def connectionMade(self) -> None:
@@ -163,13 +168,16 @@ class _Connect(Protocol):
         """The proxy's answer, and perhaps what comes after it."""
         if self.established.called:
             return
+        # Its end may have begun in what came before.
+        unread = max(0, len(self._head) - len(_END) + 1)
         self._head += data
-        head, end, rest = self._head.partition(b"\r\n\r\n")
-        if not end:
+        end = self._head.find(_END, unread)
+        if end < 0:
             if len(self._head) > MAX_HEAD:
                 self._fail("the HTTP proxy's answer has no end")
             return
-        status = head.split(b"\r\n", 1)[0]
+        rest = bytes(self._head[end + len(_END) :])
+        status = bytes(self._head[:end]).split(b"\r\n", 1)[0]
         version, _, code = status.partition(b" ")
         if not version.startswith(b"HTTP/1.") or code[:1] != b"2":
             self._fail(f"the HTTP proxy answered '{printable(status, 80)}'")

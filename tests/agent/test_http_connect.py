@@ -78,6 +78,11 @@ class ProxyChoiceTests(SynchronousTestCase):
         proxy = HttpProxy.parse("http://us%40er:p%3Aw@p:1")
         self.assertIn(b64encode(b"us@er:p:w").decode(), proxy.authorization)
 
+    def test_a_password_may_be_any_bytes(self) -> None:
+        """The environment has no encoding."""
+        proxy = HttpProxy.parse("http://us\udcffer:p@p:1")
+        self.assertIn(b64encode(b"us\xffer:p").decode(), proxy.authorization)
+
     def test_exemptions(self) -> None:
         """Names with what is below them, addresses, networks, ports, or all."""
         for exempt, host, is_exempt in (
