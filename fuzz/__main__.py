@@ -35,8 +35,12 @@ from fuzz.one import BUILD
 #: Megabytes that a process may have, what libFuzzer itself remembers counted.
 _MAX_MEGABYTES = 1024
 
-#: Seconds after which libFuzzer gives up an input that does not end.
-_TIMEOUT = 5
+#: Seconds after which libFuzzer gives up an input that does not end. It goes by the
+#: wall clock and the machine may be busy; what is slow is found by its CPU time.
+_TIMEOUT = 120
+
+#: Lines of what a broken run said that are shown; all are in its log.
+_SHOWN = 40
 
 _COUNT = re.compile(r"stat::number_of_executed_units:\s+(\d+)")
 
@@ -133,8 +137,12 @@ def fuzz(harness: Harness, inputs: int, seconds: int) -> Result:
     counted = _COUNT.search(said)
     count = int(counted[1]) if counted else 0
     if code:
-        lines = [line for line in said.splitlines() if "Instrumenting" not in line]
-        finding = "\n".join(lines[:60])
+        lines = [
+            line
+            for line in said.splitlines()
+            if not line.startswith(("#", "INFO:", "WARNING:"))
+        ]
+        finding = "\n".join(lines[-_SHOWN:])
         return Result(harness, inputs, count, took, finding=finding)
     least = work / "least"
     _write_inputs(least, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fuzz import (
     connections,
+    http,
     keys,
     messages,
     names,
@@ -23,6 +24,7 @@ HARNESSES: dict[str, Harness] = {
         userauth,
         connections,
         transports,
+        http,
     )
     for harness in module.HARNESSES
 }

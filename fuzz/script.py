@@ -40,3 +40,12 @@ class Script:
     def rest(self) -> bytes:
         """Everything that is left."""
         return self.take(len(self._data))
+
+    def changed(self, payload: bytes) -> bytes:
+        """A payload with some bytes, perhaps none, in place of some others."""
+        count = self.below(4)
+        for _ in range(count if count < 3 else 0):
+            at = self.byte() * len(payload) // 256
+            put, cut = self.take(self.below(5)), self.below(5)
+            payload = payload[:at] + put + payload[at + cut :]
+        return payload

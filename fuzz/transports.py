@@ -125,11 +125,11 @@ class _Server:
 
     def kexinit(self) -> None:
         payload = self.client.kexinit().payload[1:]
-        self.client.send(MSG_KEXINIT, self._changed(payload))
+        self.client.send(MSG_KEXINIT, self.script.changed(payload))
 
     def value(self) -> None:
         size = (32, 1216)[self.script.below(2)]
-        payload = string(self._changed(b"\x09" + bytes(size - 1)))
+        payload = string(self.script.changed(b"\x09" + bytes(size - 1)))
         self.client.send(MSG_KEX_ECDH_INIT, payload)
 
     def new_keys(self) -> None:
@@ -137,7 +137,7 @@ class _Server:
 
     def extensions(self) -> None:
         payload = encode_ext_info([(b"ext", b"value")])
-        self.client.send(MSG_EXT_INFO, self._changed(payload))
+        self.client.send(MSG_EXT_INFO, self.script.changed(payload))
 
     def service(self) -> None:
         names = (b"ssh-userauth", b"ssh-userauth", b"ssh-connection", b"x" * 65)
@@ -161,7 +161,7 @@ class _Server:
 
     def bad_login(self) -> None:
         payload = text("alice") + text("ssh-connection") + text("none")
-        self.client.send(MSG_USERAUTH_REQUEST, self._changed(payload))
+        self.client.send(MSG_USERAUTH_REQUEST, self.script.changed(payload))
 
     def message(self) -> None:
         self.client.send(self.script.byte(), self.script.chunk())
@@ -209,15 +209,6 @@ class _Server:
     def hang_up(self) -> None:
         if self.script.below(4) == 3:
             self.transport.disconnect(11, "enough")
-
-    def _changed(self, payload: bytes) -> bytes:
-        """A payload with some bytes, perhaps none, in place of some others."""
-        count = self.script.below(4)
-        for _ in range(count if count < 3 else 0):
-            at = self.script.byte() * len(payload) // 256
-            put, cut = self.script.take(self.script.below(5)), self.script.below(5)
-            payload = payload[:at] + put + payload[at + cut :]
-        return payload
 
     def run(self) -> None:
         """Play the script, and see whether everything ends well."""
