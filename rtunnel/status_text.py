@@ -60,9 +60,20 @@ def status_text(status: Mapping[str, Any]) -> str:
         if not cluster["tunnels"]
     ]
     if not rows:
-        return f"{proxies}\n{clusters_text(status)}"
+        return f"{proxies}\n{clusters_text(status)}{_audit_text(status)}"
     tunnels = table(("CLUSTER", "PROXY", "AGENT", "SINCE", "RTT", "CHANNELS"), rows)
-    return f"{proxies}\n{tunnels}"
+    return f"{proxies}\n{tunnels}{_audit_text(status)}"
+
+
+def _audit_text(status: Mapping[str, Any]) -> str:
+    """What is wrong with the audit file of the proxy that was asked, if anything is."""
+    audit = status.get("audit") or {"lost": 0, "problem": None}
+    said = ""
+    if audit["problem"] is not None:
+        said += f"\naudit: the file cannot be written: {audit['problem']}\n"
+    if audit["lost"]:
+        said += f"\naudit: {audit['lost']} events were lost since the proxy started\n"
+    return said
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -166,9 +166,12 @@ class AuditConfig:
     """``[audit]``.
 
     :param path: file of JSON lines.
+    :param required: whether nobody is taken, and nothing opened, while it cannot be
+        written.
     """
 
     path: FilePath = Path("audit.jsonl")
+    required: Flag = False
 
 
 @attrs.frozen(kw_only=True)

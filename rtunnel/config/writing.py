@@ -54,6 +54,7 @@ PROXY_COMMENTS = {
     "revocation.krl": "OpenSSH key revocation lists (ssh-keygen -k), read again when "
     "they change",
     "audit.path": "JSON lines",
+    "audit.required": "take nobody while it cannot be written",
     "allow": "who may reach what; no rule, no access; reloaded on SIGHUP",
     "allow.users": "certificate principals, or the names given in authorized_keys",
 }

@@ -20,14 +20,16 @@ from rtunnel.audit.events import (
     TunnelDown,
     TunnelUp,
 )
-from rtunnel.audit.log import AuditLog
 from rtunnel.discovery.messages import DiscoveryRequest
+from rtunnel.errors import DISCONNECT_SERVICE_NOT_AVAILABLE, ProtocolError
 from rtunnel.naming import printable
+from rtunnel.proxy import refusals
 from rtunnel.proxy.announcement import RESEND, announce
 from rtunnel.proxy.client import Client
 from rtunnel.proxy.dispatch import Dispatcher
 from rtunnel.proxy.known_clusters import KnownClusters
 from rtunnel.proxy.peer import Answerer, Peer
+from rtunnel.proxy.recording import Recording
 from rtunnel.proxy.sites import Sites
 from rtunnel.proxy.status import status_document
 from rtunnel.proxy.tunnel import Tunnel
@@ -65,7 +67,7 @@ class Accepted:
         dispatcher: Dispatcher,
         policy: Callable[[], Policy],
         identify: Callable[[bytes, bytes, str], Identity],
-        audit: AuditLog,
+        audit: Recording,
         clock: IReactorTime,
         heartbeat: float,
         missed: int,
@@ -152,7 +154,10 @@ class Accepted:
         )
 
     def login_accepted(self, identity: Identity, address: str) -> None:
-        """Audit a login (called by the SSH listener)."""
+        """Audit a login (called by the SSH listener).
+
+        :raises ProtocolError: when it has to be recorded and cannot be.
+        """
         own = self._membership.record.id
         if isinstance(identity, AgentIdentity):
             event = LoginAccepted(
@@ -167,7 +172,14 @@ class Accepted:
             )
         else:
             event = LoginAccepted(source=address, proxy=own, key_id=identity.proxy_id)
-        self.record(event)
+        if not self.record(event):
+            raise ProtocolError(
+                refusals.NOBODY_UNRECORDED, DISCONNECT_SERVICE_NOT_AVAILABLE
+            )
+
+    def closed(self) -> str | None:
+        """Why nobody can log in now, in a sentence for them (asked by the listener)."""
+        return None if self.may_record else refusals.NOBODY_UNRECORDED
 
     def login_refused(self, address: str, username: str, reason: str) -> None:
         """Audit a refused login (called by the SSH listener)."""
@@ -260,9 +272,14 @@ class Accepted:
         """Whether nothing new is taken."""
         return self._draining
 
-    def record(self, event: Event) -> None:
-        """Write an audit event."""
-        self._audit.record(event)
+    def record(self, event: Event) -> bool:
+        """Write an audit event; see :meth:`Recording.record`."""
+        return self._audit.record(event)
+
+    @property
+    def may_record(self) -> bool:
+        """False when events have to be recorded and cannot be."""
+        return self._audit.problem is None
 
     def new_connection_id(self) -> str:
         """An id for a connection to a target."""

@@ -129,6 +129,8 @@ class Client:
 
         :raises OpenRefused: when it cannot be reached; this is in the audit log then.
         """
+        if not self._owner.may_record:
+            raise refusals.not_recorded()
         connection_id = self._owner.new_connection_id()
         dial = self._dispatcher.dial(
             self.identity, target, connection_id, self._login_proof

@@ -147,6 +147,8 @@ class Peer:
             )
         if self._owner.draining:
             raise refusals.peer_draining(self._proxy_name)
+        if not self._owner.may_record:
+            raise refusals.not_recorded()
         if answerer is not None:
             return give_answer(await answerer(request.data, self.identity))
         try:

@@ -74,6 +74,21 @@ def draining() -> OpenRefused:
     )
 
 
+#: Who wants to log in hears this while the audit file has to be written and cannot be.
+NOBODY_UNRECORDED = (
+    "this proxy cannot write its audit file, and takes nobody until it can"
+)
+
+
+def not_recorded() -> OpenRefused:
+    """The same, for who is logged in."""
+    return OpenRefused(
+        OPEN_RESOURCE_SHORTAGE,
+        "the proxy cannot write its audit file, and opens nothing until it can; tell "
+        "its operator",
+    )
+
+
 # Told by the proxy that the client is connected to, of a peer that holds the tunnel.
 
 

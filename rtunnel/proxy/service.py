@@ -27,6 +27,7 @@ from rtunnel.proxy.peer import Peer
 from rtunnel.proxy.peer_addresses import peer_addresses
 from rtunnel.proxy.peer_link import LinkSettings, link_limits
 from rtunnel.proxy.peers import Peers
+from rtunnel.proxy.recording import Recording
 from rtunnel.proxy.signing import SIGN_CHANNEL, Signer, signing_roles
 from rtunnel.proxy.sites import Sites
 from rtunnel.proxy.tunnel import Tunnel
@@ -85,10 +86,14 @@ class ProxyService(Service):
         self._starting: Deferred[None] | None = None
 
         self._policy = Policy(config.allow)
-        self._audit = AuditLog(config.audit.path, now)
         self._registry = open_registry(config.registry.url, config.state, reactor, now)
         self._credentials = LiveCredentials(
             lambda: load_proxy_credentials(config.state, config.cluster, now())
+        )
+        self._audit = Recording(
+            AuditLog(config.audit.path, now, self._credentials.proxy_id),
+            reactor,
+            config.audit.required,
         )
         # To peers we log in with our host certificate.
         usable = self._credentials.present.certificate.signature_algorithms
@@ -190,6 +195,7 @@ class ProxyService(Service):
             make_connection=self._make_connection,
             proxy_protocol_from=balancers,
             turns=self._turns,
+            closed=self._accepted.closed,
         )
 
     def _make_connection(self, handler: ConnectionHandler) -> Connection:
@@ -242,6 +248,7 @@ class ProxyService(Service):
         await self._registry.start()
         await self._membership.start()
         await self._known.start()
+        self._audit.start()
         self._accepted.start()
         for description in self._config.ssh.listen:
             self._ports.append(await self._listen(description, self._factory))
@@ -293,13 +300,14 @@ class ProxyService(Service):
         """Why a balancer should send nobody here; None when it should."""
         if self._accepted.draining:
             return "draining"
-        return None if self._ready else "starting"
+        return self._audit.problem if self._ready else "starting"
 
     def status(self) -> dict[str, Any]:
         """The status document (design, section 8), with where this proxy listens."""
         document = self._accepted.status()
         document["proxy"]["listen"] = [_address(port) for port in self._ports]
         document["registry"] = {"problem": self._membership.problem}
+        document["audit"] = self._audit.status()
         return document
 
     def reload(self) -> None:
@@ -359,6 +367,7 @@ class ProxyService(Service):
             await self._close_ports()
             await self._membership.leave()
             await self._registry.close()
+            self._audit.stop()
             return
         self._ready = False
         self._audit.record(ProxyStopping(proxy=self._membership.record.id))
@@ -374,7 +383,7 @@ class ProxyService(Service):
         self._known.stop()
         await self._membership.leave()
         await self._registry.close()
-        self._audit.close()
+        self._audit.stop()
         self._log.info("proxy {name} has stopped", name=self._config.name)
 
     async def _drained(self, timeout: float) -> None:

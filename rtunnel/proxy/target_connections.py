@@ -28,8 +28,15 @@ from rtunnel.trust.identity import UserIdentity
 class ConnectionOwner(Protocol):
     """What connections to targets need of the proxy."""
 
-    def record(self, event: Event) -> None:
-        """Write an audit event."""
+    def record(self, event: Event) -> bool:
+        """Write an audit event.
+
+        :return: False when what happened has to be recorded and could not be.
+        """
+
+    @property
+    def may_record(self) -> bool:
+        """False when events have to be recorded and cannot be."""
 
     def connection_ended(self) -> None:
         """One of the connections to targets has ended."""
@@ -91,11 +98,13 @@ class TargetConnections:
             raise
         return TargetConnection(self, user, target, connection_id, reached)
 
-    def opened(self, connection: TargetConnection) -> None:
-        """A target and a channel are joined."""
+    def opened(self, connection: TargetConnection) -> bool:
+        """A target and a channel are about to be joined.
+
+        :return: False when they must not be, for it cannot be recorded.
+        """
         user = connection.user
-        self.open += 1
-        self._owner.record(
+        recorded = self._owner.record(
             ConnectionOpened(
                 connection_id=connection.connection_id,
                 user=user.name,
@@ -107,6 +116,8 @@ class TargetConnections:
                 agent=connection.reached.agent,
             )
         )
+        self.open += recorded
+        return recorded
 
     def closed(self, connection: TargetConnection, report: SpliceReport) -> None:
         """Both directions of a connection have ended."""
@@ -145,7 +156,10 @@ class TargetConnection:
 
     def join(self, stream: Stream) -> None:
         """Join the target and the channel that was asked for."""
-        self.connections.opened(self)
+        if not self.connections.opened(self):
+            stream.abort()
+            self.reached.stream.abort()
+            return
         splice(stream, self.reached.stream, self.connections.clock, self._ended)
 
     def _ended(self, report: SpliceReport) -> None:

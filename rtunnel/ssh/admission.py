@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from rtunnel.errors import (
     DISCONNECT_BY_APPLICATION,
+    DISCONNECT_SERVICE_NOT_AVAILABLE,
     DISCONNECT_TOO_MANY_CONNECTIONS,
     ProtocolError,
 )
@@ -50,10 +51,15 @@ class Admission:
 
     :param clock: for penalties, silence and pace.
     :param chance: a number from 0 up to 1, each time another.
+    :param closed: why nobody can log in at the moment, a sentence for them.
     """
 
     def __init__(
-        self, limits: TransportLimits, clock: IReactorTime, chance: Callable[[], float]
+        self,
+        limits: TransportLimits,
+        clock: IReactorTime,
+        chance: Callable[[], float],
+        closed: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.draining = False
         self.unauthenticated = 0
@@ -70,6 +76,7 @@ class Admission:
         self._limits = limits
         self._clock = clock
         self._chance = chance
+        self._closed = closed
         self._by_source: Counter[str] = Counter()
         # When each was heard of the last time; who was silent the longest comes first.
         # Those that wait for us are not here.
@@ -88,6 +95,9 @@ class Admission:
         """
         if self.draining:
             raise Refused("this proxy is going away", DISCONNECT_BY_APPLICATION)
+        closed = self._closed()
+        if closed is not None:
+            raise Refused(closed, DISCONNECT_SERVICE_NOT_AVAILABLE)
         ticket = Ticket(self, displaced)
         ticket.found(address or "")
         try:

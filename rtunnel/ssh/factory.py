@@ -47,6 +47,7 @@ class ServerFactory(SSHFactory):
     :param proxy_protocol_from: the balancers that begin every connection with a PROXY
         header, which names its source; nobody else may send one.
     :param turns: when it is a stranger's turn, if there are other listeners too.
+    :param closed: why nobody can log in at the moment, a sentence for them.
     """
 
     noisy = False
@@ -65,9 +66,10 @@ class ServerFactory(SSHFactory):
         random: Callable[[int], bytes] = os.urandom,
         proxy_protocol_from: Sequence[Network] = (),
         turns: HandshakeTurns | None = None,
+        closed: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.admission = Admission(
-            limits, clock, lambda: int.from_bytes(random(4)) / 2**32
+            limits, clock, lambda: int.from_bytes(random(4)) / 2**32, closed
         )
         if turns is None:
             turns = HandshakeTurns(clock, limits.handshake_share)

@@ -50,9 +50,10 @@ class LoginEvents(Protocol):
     """Hears of every login that is decided, for the audit log."""
 
     def login_accepted(self, identity: Identity, address: str) -> None:
-        """Somebody has logged in.
+        """Somebody is about to be logged in.
 
         :param address: the peer's IP address.
+        :raises ProtocolError: when they must not be after all; the text is for them.
         """
 
     def login_refused(self, address: str, username: str, reason: str) -> None:
