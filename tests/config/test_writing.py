@@ -83,6 +83,7 @@ krl = []                         # OpenSSH key revocation lists (ssh-keygen -k),
 
 [audit]
 path = "audit.jsonl"             # JSON lines
+required = false                 # take nobody while it cannot be written
 
 [[allow]]                        # who may reach what; no rule, no access; reloaded on SIGHUP
 users = ["*"]                    # certificate principals, or the names given in authorized_keys
