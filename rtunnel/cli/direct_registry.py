@@ -1,0 +1,89 @@
+"""The registry without a proxy: for verbs that also work while none is running here.
+
+What a proxy does with its registry is written for a :class:`Registry`; a command that
+finds no proxy to ask does the very same with the SQLite file itself, blocking. Other
+proxies that share the file hear of it as of any other change.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from rtunnel.config import ProxyConfig
+from rtunnel.errors import RegistryError
+from rtunnel.registry.interface import Entry, Registry
+from rtunnel.registry.sqlite_file import SqliteFile
+
+_T = TypeVar("_T")
+
+
+def use_registry(
+    config: ProxyConfig, use: Callable[[Registry], Coroutine[Any, Any, _T]]
+) -> _T:
+    """Do something with the registry of a proxy that is not running.
+
+    :param config: of that proxy.
+    :param use: may wait for nothing but the registry.
+    :raises RegistryError: when the registry cannot be used without the proxy, or not at
+        all.
+    """
+    kind, _, path = config.registry.url.partition(":")
+    if kind != "sqlite":
+        raise RegistryError(
+            f"the proxy is not running, and its registry {kind}: cannot be used "
+            "without it; start the proxy first"
+        )
+    registry = DirectRegistry(SqliteFile(config.state / path, time.time))
+    try:
+        return _run(use(registry))
+    finally:
+        _run(registry.close())
+
+
+class DirectRegistry:
+    """A :class:`Registry` whose coroutines never wait, but block."""
+
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
+
+    async def start(self) -> None:
+        """Open the file."""
+        self._file.open()
+
+    async def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    async def get(self, key: str) -> Entry | None:
+        """See :class:`Registry`, as for all below."""
+        return self._file.get(key)
+
+    async def list(self, prefix: str) -> tuple[Entry, ...]:
+        return self._file.list(prefix)
+
+    async def put(self, key: str, value: str, ttl: float | None = None) -> Entry:
+        return self._file.put(key, value, ttl)
+
+    async def compare_and_swap(
+        self, key: str, value: str, revision: int | None, ttl: float | None = None
+    ) -> Entry | None:
+        return self._file.compare_and_swap(key, value, revision, ttl)
+
+    async def delete(self, key: str, revision: int | None = None) -> bool:
+        return self._file.delete(key, revision)
+
+    def watch(self, prefix: str, callback: Callable[[], None]) -> Callable[[], None]:
+        """A command does not stay to hear of changes."""
+        raise RegistryError("a registry that is used directly cannot be watched")
+
+
+def _run(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    try:
+        coroutine.send(None)
+    except StopIteration as stopped:
+        result: _T = stopped.value
+        return result
+    coroutine.close()
+    raise RegistryError("a direct registry was asked to wait")

@@ -1,0 +1,67 @@
+"""The operators' revocations in a registry: written, read, removed.
+
+Every proxy of the cluster watches them, see :mod:`rtunnel.proxy.revocation_watch`.
+"""
+
+from __future__ import annotations
+
+from twisted.logger import Logger
+
+from rtunnel.errors import RegistryError
+from rtunnel.registry.interface import Registry
+from rtunnel.trust.revocation import MAX_RECORDS, Revocation
+
+#: Keys of revocations: this, and their id.
+REVOCATIONS = "revocation/"
+
+_log = Logger()
+
+
+async def read_revocations(registry: Registry) -> tuple[Revocation, ...]:
+    """Every revocation, the oldest first.
+
+    An entry that cannot be read is logged and passed over: it cannot be known whom it
+    meant, and the others have to hold.
+
+    :raises RegistryError: when the registry is away.
+    """
+    records = []
+    for entry in await registry.list(REVOCATIONS):
+        try:
+            records.append(Revocation.from_json(entry.value))
+        except RegistryError as error:
+            _log.error("{key}: {error}", key=entry.key, error=error)
+    return tuple(sorted(records, key=lambda record: (record.created, record.id)))
+
+
+async def add_revocation(registry: Registry, record: Revocation) -> None:
+    """Revoke something. What is revoked already gets the new reason and time.
+
+    :raises RegistryError: when the registry is away, or holds too many.
+    """
+    held = await registry.list(REVOCATIONS)
+    key = REVOCATIONS + record.id
+    if len(held) >= MAX_RECORDS and all(entry.key != key for entry in held):
+        raise RegistryError(
+            f"there are {MAX_RECORDS} revocations, which is the limit; remove some, or "
+            "put them into a key revocation list (ssh-keygen -k)"
+        )
+    ttl = None if record.until is None else record.until - record.created
+    if ttl is None or ttl > 0:
+        await registry.put(key, record.to_json(), ttl)
+
+
+async def remove_revocation(registry: Registry, id: str) -> Revocation | None:
+    """Take a revocation back.
+
+    :param id: the record's, or the beginning of it that no other one has.
+    :return: what was removed, or None when there is no such record.
+    :raises RegistryError: when the registry is away, or several records begin so.
+    """
+    found = [r for r in await read_revocations(registry) if r.id.startswith(id)]
+    if not id or not found:
+        return None
+    if len(found) > 1:
+        raise RegistryError(f"several revocations begin with {id}; give more of the id")
+    await registry.delete(REVOCATIONS + found[0].id)
+    return found[0]
