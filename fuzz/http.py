@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address
@@ -31,7 +32,7 @@ from rtunnel.agent.http_connect import (
 from rtunnel.config import Address
 from rtunnel.errors import ConnectionFailed, InvalidName, RtunnelError
 from rtunnel.web.health import health_routes
-from rtunnel.web.server import MAX_BODY, Response, make_site
+from rtunnel.web.server import MAX_BODY, Response, Routes, WithBody, make_site
 
 _PEER = IPv4Address("TCP", "192.0.2.1", 8080)
 _HOSTS = ("proxy.example", "192.0.2.7", "2001:db8::1", "localhost")
@@ -129,9 +130,14 @@ def _refuse() -> Response:
     raise RtunnelError("not while it is raining")
 
 
-_ROUTES = {
+async def _told(body: Mapping[str, object]) -> Response:
+    return Response(200, {"names": len(body)})
+
+
+_ROUTES: Routes = {
     **health_routes(lambda: ["starting"]),
     "/act": {"POST": lambda: Response(202, {"acted": True})},
+    "/tell": {"POST": WithBody(_told)},
     "/refuse": {"GET": _refuse},
 }
 _STATUS = re.compile(rb"HTTP/1\.[01] (200|202|400|404|405|409|413|503|100) ")
@@ -172,6 +178,7 @@ def _requests() -> list[bytes]:
         b"POST /act HTTP/1.1\r\nContent-Length: %d\r\n\r\n\xfe\xfe" % (2 * MAX_BODY),
         b"POST /act HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\n"
         b"Content-Length: 9\r\n\r\n--x\r\n\r\n--",
+        b'POST /tell HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"a":[1]}',
         b"GET / HTTP/1.1\r\nExpect: 100-continue\r\nCookie: a=b; c\r\n\r\n",
     )
     return [
@@ -229,7 +236,8 @@ HARNESSES = (
         (),
         (
             b"\r\n", b"\r\n\r\n", b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b"GET ", b"POST ",
-            b"HEAD ", b"/healthz", b"/act", b"/refuse", b"Content-Length: ", b"chunked",
+            b"HEAD ", b"/healthz", b"/act", b"/tell", b"{}", b"Content-Length: ",
+            b"chunked",
             b"Transfer-Encoding: ", b"Expect: 100-continue", b"Connection: close",
             b"Content-Type: ", b"multipart/form-data; boundary=", b"0\r\n\r\n", b"\xfe",
             b"application/x-www-form-urlencoded", b"http://", b"?", b"%",

@@ -65,7 +65,12 @@ Routes = Mapping[str, Mapping[str, Handler | WithBody]]
 def make_site(routes: Routes, reactor: Any) -> Site:
     """A protocol factory that serves ``routes``."""
     site = _QuietSite(
-        _Router(routes), requestFactory=_Request, timeout=IDLE_TIMEOUT, reactor=reactor
+        _Router(routes),
+        requestFactory=_Request,
+        timeout=IDLE_TIMEOUT,
+        reactor=reactor,
+        # Nobody here reads forms, and Twisted's reader of them raises for some.
+        parsePOSTFormSubmission=False,
     )
     site.displayTracebacks = False
     return site

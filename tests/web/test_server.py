@@ -121,6 +121,14 @@ class SiteTests(SynchronousTestCase):
         for body in (b"x", b"[]", b"\xff", b"[" * 20000):
             self.assertEqual(self.ask("POST", "/tell", body).status, 400, body[:9])
 
+    def test_forms_are_not_read(self) -> None:
+        """Twisted's reader of them raises for this type of content."""
+        self.protocol.dataReceived(
+            b"POST /act HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
+            b"Content-Type: a\x0c/b\r\n\r\nx"
+        )
+        self.assertEqual(Reply(self.transport.value()).status, 202)
+
     def test_a_handler_may_take_its_time(self) -> None:
         """The answer is sent when it is there."""
         self.assertEqual(self.ask_nothing("POST", "/wait"), b"")
