@@ -74,6 +74,14 @@ class AuthenticationRefused(RtunnelError):
     """A login is refused; says why, for our own log. The peer hears only "no"."""
 
 
+class JoinLineError(RtunnelError):
+    """A line to join with cannot be read; never shows the token in it."""
+
+
+class JoinFailed(RtunnelError):
+    """Joining did not work; says why, and what to do."""
+
+
 class SigningRefused(RtunnelError):
     """A request for a certificate is not justified; says why, for our own log."""
 
