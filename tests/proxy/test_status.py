@@ -81,3 +81,13 @@ class StatusDocumentTests(SynchronousTestCase):
         self.assertIn("1.5 ms", text)
         self.assertEqual(text.count("agent-1"), 2)
         self.assertIn("c        -", text)
+        self.assertNotIn("audit", text)
+
+    def test_the_text_says_what_is_wrong_with_the_audit_file(self) -> None:
+        """What is lost now, and what was."""
+        audit: dict[str, object] = {"required": False, "lost": 0, "problem": None}
+        self.assertNotIn("audit", status_text(self.document() | {"audit": audit}))
+        audit |= {"lost": 3, "problem": "No space left on device"}
+        text = status_text(self.document() | {"audit": audit})
+        self.assertIn("cannot be written: No space left on device", text)
+        self.assertIn("3 events were lost", text)

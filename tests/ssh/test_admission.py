@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.errors import (
     DISCONNECT_BY_APPLICATION,
+    DISCONNECT_SERVICE_NOT_AVAILABLE,
     DISCONNECT_TOO_MANY_CONNECTIONS,
     ProtocolError,
 )
@@ -116,6 +117,20 @@ class AdmissionTests(SynchronousTestCase):
         self.assertEqual(str(caught.exception), "this proxy is going away")
         ticket.leave()
         self.assertEqual(where.unauthenticated, 0)
+
+    def test_closed_lets_nobody_in_and_says_why(self) -> None:
+        """As long as it is, and with no fault of who came."""
+        closed: str | None = "come again later"
+        where = Admission(DEFAULT_LIMITS, Clock(), lambda: 1.0, lambda: closed)
+        with self.assertRaises(Refused) as caught:
+            enter(where, "192.0.2.1")
+        self.assertEqual(str(caught.exception), "come again later")
+        self.assertEqual(
+            caught.exception.reason_code, DISCONNECT_SERVICE_NOT_AVAILABLE
+        )
+        self.assertEqual(where.unauthenticated, 0)
+        closed = None
+        enter(where, "192.0.2.1")
 
     def test_only_so_many_hear_why_they_are_refused(self) -> None:
         """As many as may be in; there is room for more when they are gone."""
