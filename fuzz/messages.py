@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fuzz.harness import Harness
-from fuzz.keys import USER
+from fuzz.keys import CA, HOST_CA, NOW, USER, certificate
 from rtunnel.discovery.messages import (
     ACTIVE,
     DRAINING,
@@ -17,6 +17,14 @@ from rtunnel.discovery.messages import (
 )
 from rtunnel.discovery.peer_request import PeerRequest
 from rtunnel.discovery.transport_request import TransportRequest
+from rtunnel.discovery.trust_messages import (
+    NotRenewed,
+    Renew,
+    RenewalDue,
+    Renewed,
+    Replace,
+    Trust,
+)
 from rtunnel.errors import MessageError, RegistryError, UnknownMessage
 from rtunnel.naming import Target
 from rtunnel.registry.holder import Holder
@@ -26,17 +34,35 @@ from rtunnel.registry.records import (
     tunnels_from_json,
     tunnels_to_json,
 )
+from rtunnel.trust.bundle import Phase, TrustBundle
 from rtunnel.trust.login_proof import LoginProof
+from rtunnel.trust.renewal_request import RenewalRequest
+from rtunnel.trust.signing_request import JoinRequest, decode_request, encode_request
 
 _ID = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff"
 _OTHER = "00000000-0000-4000-8000-000000000001"
 _ADVERT = ProxyAdvert(_ID, ("proxy.example:3022", "[::1]:22"), 3, ACTIVE, 30.0)
+_CERTIFICATE = certificate()
+_BUNDLE = TrustBundle(
+    role="host",
+    generation=2,
+    phase=Phase.SIGNS,
+    trusted=(CA.public, HOST_CA.public),
+    signs=HOST_CA.public,
+    other=CA.public,
+).signed([CA])
 _MESSAGES = (
     Hello("1.0", _ID, ("site",), {"channels": 1000}),
     Heartbeat(2**53 - 1),
     DiscoveryRequest((_ADVERT, ProxyAdvert(_OTHER, (), 0, DRAINING, 1e-3)), 10.0),
     DiscoveryRequest((), 0.5),
     Drain("going away", 0.0),
+    Renew(RenewalRequest.make(_CERTIFICATE, USER, NOW)),
+    Renewed(_CERTIFICATE),
+    NotRenewed("nobody can sign"),
+    RenewalDue("a new authority", 20.0),
+    Replace("a new certificate", 20.0),
+    Trust(_BUNDLE),
 )
 
 #: What JSON is made of, and what readers of JSON trip over.
@@ -81,6 +107,17 @@ def _tunnel_records(data: bytes) -> None:
     assert tunnels_from_json(tunnels_to_json(records)) == records
 
 
+def _trust_bundle(data: bytes) -> None:
+    bundle = TrustBundle.from_json(data.decode())
+    assert TrustBundle.from_json(bundle.to_json()) == bundle
+    bundle.signer([CA.public])
+
+
+def _signing_request(data: bytes) -> None:
+    request = decode_request(data)
+    assert decode_request(encode_request(request)) == request
+
+
 def _proof(username: bytes) -> LoginProof:
     blob = USER.public.blob
     return LoginProof(username, bytes(32), b"ssh-ed25519", blob, bytes(83))
@@ -115,6 +152,23 @@ HARNESSES = (
         (MessageError,),
     ),
     Harness(
+        "trust_bundle",
+        _trust_bundle,
+        lambda: [_BUNDLE.to_json().encode()],
+        (MessageError, UnicodeDecodeError),
+        _JSON,
+    ),
+    Harness(
+        "signing_request",
+        _signing_request,
+        lambda: [
+            encode_request(RenewalRequest.make(_CERTIFICATE, USER, NOW)),
+            encode_request(RenewalRequest.make(_CERTIFICATE, USER, NOW, CA, "::1")),
+            encode_request(JoinRequest("::1", "agent", "b", USER.public, "token")),
+        ],
+        (MessageError,),
+    ),
+    Harness(
         "proxy_record",
         _proxy_record,
         lambda: [
@@ -129,6 +183,7 @@ HARNESSES = (
                     3,
                     "draining",
                     1.5e9,
+                    ("agent", "proxy"),
                     Holder.of_this_process(),
                 ),
             )

@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from rtunnel.discovery.messages import MAX_INTEGER, Heartbeat
+from rtunnel.discovery.message_fields import MAX_INTEGER
+from rtunnel.discovery.messages import Heartbeat
 
 #: Seconds between heartbeats.
 DEFAULT_INTERVAL: Final = 5.0

@@ -14,15 +14,33 @@ Pure: no Twisted, no clock.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 import attrs
 
+from rtunnel.discovery import trust_messages
+from rtunnel.discovery.message_fields import (
+    as_object,
+    checked_id,
+    checked_integer,
+    checked_seconds,
+    checked_text,
+    checked_texts,
+    need,
+    need_list,
+)
+from rtunnel.discovery.trust_messages import (
+    NotRenewed,
+    Renew,
+    RenewalDue,
+    Renewed,
+    Replace,
+    Trust,
+)
 from rtunnel.errors import MessageError, UnknownMessage
 from rtunnel.naming import printable
 
@@ -32,70 +50,13 @@ MAX_PAYLOAD: Final = 64 * 1024
 MAX_PROXIES: Final = 64
 #: Advertised addresses of one proxy.
 MAX_ADDRESSES: Final = 16
-#: Characters of any one string.
-MAX_STRING: Final = 255
 #: Names that one agent announces, and entries of its ``limits``.
 MAX_ANNOUNCES: Final = 64
-#: Seconds: the longest ``ttl``, ``resend`` or drain that makes sense to us.
-MAX_SECONDS: Final = 7 * 86400.0
-#: The largest whole number that JSON carries between languages unharmed.
-MAX_INTEGER: Final = 2**53 - 1
 
 #: States of a proxy. A draining one finishes what it has and wants no new tunnels.
 ACTIVE: Final = "active"
 DRAINING: Final = "draining"
 _STATES = (ACTIVE, DRAINING)
-
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-def _checked_text(what: str, value: object, *, empty: bool = True) -> str:
-    if not isinstance(value, str):
-        raise MessageError(f"{what} is not a string")
-    if len(value) > MAX_STRING:
-        raise MessageError(
-            f"{what} has {len(value)} characters; {MAX_STRING} is the limit"
-        )
-    # Also keeps out lone surrogates, which JSON can carry and UTF-8 cannot.
-    if not value.isprintable():
-        raise MessageError(f"{what} has characters that cannot be printed")
-    if not value and not empty:
-        raise MessageError(f"{what} is empty")
-    return value
-
-
-def _checked_id(what: str, value: object) -> str:
-    text = _checked_text(what, value).lower()
-    if _UUID.fullmatch(text) is None:
-        raise MessageError(f"{what} {printable(text, 60)!r} is not a UUID")
-    return text
-
-
-def _checked_integer(what: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise MessageError(f"{what} is not a whole number")
-    if not 0 <= value <= MAX_INTEGER:
-        raise MessageError(f"{what} is not between 0 and {MAX_INTEGER}")
-    return value
-
-
-def _checked_seconds(what: str, value: object, *, zero: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise MessageError(f"{what} is not a number")
-    # Compared before it is converted: a huge int does not fit a float.
-    if not 0 <= value <= MAX_SECONDS or math.isnan(value) or not (value or zero):
-        least = "0" if zero else "more than 0"
-        raise MessageError(f"{what} is not {least} to {MAX_SECONDS:.0f} seconds")
-    return float(value)
-
-
-def _checked_texts(what: str, values: object, limit: int) -> tuple[str, ...]:
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise MessageError(f"{what} is not a list")
-    kept = tuple(values)
-    if len(kept) > limit:
-        raise MessageError(f"{what} has {len(kept)} entries; {limit} is the limit")
-    return tuple(_checked_text(f"an entry of {what}", v, empty=False) for v in kept)
 
 
 @attrs.frozen
@@ -106,6 +67,8 @@ class Hello:
     :param instance: the agent's UUID; has to be the key id of its certificate.
     :param announces: names of hosts that the agent offers, for listings; at most 64.
     :param limits: what the agent can carry, by name (``channels``: open at once).
+    :param replaces: the :func:`replacement_proof` of the tunnel to this proxy that this
+        one takes the place of; empty for none.
     :raises MessageError: when a field breaks its limit.
     """
 
@@ -113,6 +76,7 @@ class Hello:
     instance: str = attrs.field()
     announces: tuple[str, ...] = attrs.field(default=())
     limits: Mapping[str, int] = attrs.field(factory=dict, hash=False)
+    replaces: str = attrs.field(default="")
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.limits, Mapping):
@@ -120,16 +84,28 @@ class Hello:
         if len(self.limits) > MAX_ANNOUNCES:
             raise MessageError(f"limits has more than {MAX_ANNOUNCES} entries")
         limits = {
-            _checked_text("a name in limits", name): _checked_integer(
+            checked_text("a name in limits", name): checked_integer(
                 "a value in limits", value
             )
             for name, value in self.limits.items()
         }
-        announces = _checked_texts("announces", self.announces, MAX_ANNOUNCES)
-        object.__setattr__(self, "version", _checked_text("version", self.version))
-        object.__setattr__(self, "instance", _checked_id("instance", self.instance))
+        announces = checked_texts("announces", self.announces, MAX_ANNOUNCES)
+        checked_text("replaces", self.replaces)
+        object.__setattr__(self, "version", checked_text("version", self.version))
+        object.__setattr__(self, "instance", checked_id("instance", self.instance))
         object.__setattr__(self, "announces", announces)
         object.__setattr__(self, "limits", MappingProxyType(limits))
+
+
+def replacement_proof(session_id: bytes) -> str:
+    """What shows that a tunnel's successor is of the same agent process.
+
+    The session id (RFC 4253 section 7.2) is known to the two ends of a connection and
+    to nobody else, and this does not give it away.
+
+    :param session_id: of the SSH connection that is to be replaced.
+    """
+    return hashlib.sha256(b"rtunnel replaces v1" + session_id).hexdigest()
 
 
 @attrs.frozen
@@ -143,7 +119,7 @@ class Heartbeat:
     sequence: int = attrs.field()
 
     def __attrs_post_init__(self) -> None:
-        _checked_integer("sequence", self.sequence)
+        checked_integer("sequence", self.sequence)
 
 
 @attrs.frozen
@@ -167,13 +143,13 @@ class ProxyAdvert:
     ttl: float = attrs.field()
 
     def __attrs_post_init__(self) -> None:
-        addresses = _checked_texts("addresses", self.addresses, MAX_ADDRESSES)
-        object.__setattr__(self, "id", _checked_id("id", self.id))
+        addresses = checked_texts("addresses", self.addresses, MAX_ADDRESSES)
+        object.__setattr__(self, "id", checked_id("id", self.id))
         object.__setattr__(self, "addresses", addresses)
-        _checked_integer("generation", self.generation)
+        checked_integer("generation", self.generation)
         if self.state not in _STATES:
             raise MessageError("state is neither 'active' nor 'draining'")
-        object.__setattr__(self, "ttl", _checked_seconds("ttl", self.ttl))
+        object.__setattr__(self, "ttl", checked_seconds("ttl", self.ttl))
 
 
 @attrs.frozen
@@ -196,7 +172,7 @@ class DiscoveryRequest:
             )
         if len({advert.id for advert in self.proxies}) != len(self.proxies):
             raise MessageError("a proxy is in a discovery request twice")
-        object.__setattr__(self, "resend", _checked_seconds("resend", self.resend))
+        object.__setattr__(self, "resend", checked_seconds("resend", self.resend))
 
 
 @attrs.frozen
@@ -212,12 +188,23 @@ class Drain:
     seconds: float = attrs.field()
 
     def __attrs_post_init__(self) -> None:
-        _checked_text("reason", self.reason)
-        seconds = _checked_seconds("seconds", self.seconds, zero=True)
+        checked_text("reason", self.reason)
+        seconds = checked_seconds("seconds", self.seconds, zero=True)
         object.__setattr__(self, "seconds", seconds)
 
 
-Message = Hello | Heartbeat | DiscoveryRequest | Drain
+Message = (
+    Hello
+    | Heartbeat
+    | DiscoveryRequest
+    | Drain
+    | Renew
+    | Renewed
+    | NotRenewed
+    | RenewalDue
+    | Replace
+    | Trust
+)
 
 
 def encode(message: Message) -> tuple[bytes, bytes]:
@@ -236,6 +223,8 @@ def encode(message: Message) -> tuple[bytes, bytes]:
                 "announces": message.announces,
                 "limits": dict(message.limits),
             }
+            if message.replaces:
+                fields["replaces"] = message.replaces
         case Heartbeat():
             name, fields = b"heartbeat", {"sequence": message.sequence}
         case DiscoveryRequest():
@@ -254,6 +243,8 @@ def encode(message: Message) -> tuple[bytes, bytes]:
         case Drain():
             name = b"drain"
             fields = {"reason": message.reason, "seconds": message.seconds}
+        case _:
+            name, fields = trust_messages.name_and_fields(message)
     payload = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
     if len(payload) > MAX_PAYLOAD:
         raise MessageError(
@@ -284,7 +275,7 @@ def decode(name: bytes, payload: bytes) -> Message:
     except (ValueError, RecursionError):
         raise MessageError(f"a {name.decode()} message is not JSON") from None
     try:
-        return read(_object(fields))
+        return read(as_object(fields))
     except MessageError as error:
         raise MessageError(f"a {name.decode()} message: {error}") from None
 
@@ -294,61 +285,42 @@ def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
-def _object(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise MessageError("not a JSON object")
-    return value
-
-
-def _need(fields: Mapping[str, Any], key: str) -> Any:
-    try:
-        return fields[key]
-    except KeyError:
-        raise MessageError(f"{key!r} is missing") from None
-
-
-def _list(fields: Mapping[str, Any], key: str) -> list[Any]:
-    value = _need(fields, key)
-    if not isinstance(value, list):
-        raise MessageError(f"{key} is not a list")
-    return value
-
-
 def _read_hello(fields: Mapping[str, Any]) -> Hello:
     return Hello(
-        version=_need(fields, "version"),
-        instance=_need(fields, "instance"),
-        announces=tuple(_list(fields, "announces")),
-        limits=_object(_need(fields, "limits")),
+        version=need(fields, "version"),
+        instance=need(fields, "instance"),
+        announces=tuple(need_list(fields, "announces")),
+        limits=as_object(need(fields, "limits")),
+        replaces=fields.get("replaces", ""),
     )
 
 
 def _read_heartbeat(fields: Mapping[str, Any]) -> Heartbeat:
-    return Heartbeat(_need(fields, "sequence"))
+    return Heartbeat(need(fields, "sequence"))
 
 
 def _read_discovery(fields: Mapping[str, Any]) -> DiscoveryRequest:
-    adverts = _list(fields, "proxies")
+    adverts = need_list(fields, "proxies")
     if len(adverts) > MAX_PROXIES:
         raise MessageError(f"{len(adverts)} proxies; {MAX_PROXIES} is the limit")
     return DiscoveryRequest(
-        proxies=tuple(_read_advert(_object(advert)) for advert in adverts),
-        resend=_need(fields, "resend"),
+        proxies=tuple(_read_advert(as_object(advert)) for advert in adverts),
+        resend=need(fields, "resend"),
     )
 
 
 def _read_advert(fields: Mapping[str, Any]) -> ProxyAdvert:
     return ProxyAdvert(
-        id=_need(fields, "id"),
-        addresses=tuple(_list(fields, "addresses")),
-        generation=_need(fields, "generation"),
-        state=_need(fields, "state"),
-        ttl=_need(fields, "ttl"),
+        id=need(fields, "id"),
+        addresses=tuple(need_list(fields, "addresses")),
+        generation=need(fields, "generation"),
+        state=need(fields, "state"),
+        ttl=need(fields, "ttl"),
     )
 
 
 def _read_drain(fields: Mapping[str, Any]) -> Drain:
-    return Drain(reason=_need(fields, "reason"), seconds=_need(fields, "seconds"))
+    return Drain(reason=need(fields, "reason"), seconds=need(fields, "seconds"))
 
 
 _READERS: Final[Mapping[bytes, Callable[[Mapping[str, Any]], Message]]] = {
@@ -356,4 +328,5 @@ _READERS: Final[Mapping[bytes, Callable[[Mapping[str, Any]], Message]]] = {
     b"heartbeat": _read_heartbeat,
     b"discovery": _read_discovery,
     b"drain": _read_drain,
+    **trust_messages.READERS,
 }

@@ -6,13 +6,11 @@ import uuid
 
 from hypothesis import strategies as st
 
+from rtunnel.discovery.message_fields import MAX_INTEGER, MAX_SECONDS, MAX_STRING
 from rtunnel.discovery.messages import (
     ACTIVE,
     DRAINING,
     MAX_ADDRESSES,
-    MAX_INTEGER,
-    MAX_SECONDS,
-    MAX_STRING,
     DiscoveryRequest,
     Drain,
     Heartbeat,
@@ -20,6 +18,21 @@ from rtunnel.discovery.messages import (
     Message,
     ProxyAdvert,
 )
+from rtunnel.discovery.trust_messages import (
+    NotRenewed,
+    Renew,
+    RenewalDue,
+    Renewed,
+    Replace,
+    Trust,
+)
+from rtunnel.trust.authority import CertificateAuthority
+from rtunnel.trust.bundle import Phase, TrustBundle
+from rtunnel.trust.renewal_request import RenewalRequest
+from rtunnel.wire.keys import ED25519
+from tests.wire.examples import private_key
+
+NOW = 1_800_000_000
 
 
 def proxy_id(number: int) -> str:
@@ -57,6 +70,7 @@ hellos = st.builds(
     instance=st.uuids().map(str),
     announces=st.lists(names, max_size=3).map(tuple),
     limits=st.dictionaries(texts, integers, max_size=3),
+    replaces=texts,
 )
 adverts = st.builds(
     ProxyAdvert,
@@ -71,9 +85,31 @@ discovery_requests = st.builds(
     proxies=st.lists(adverts, max_size=4, unique_by=lambda a: a.id).map(tuple),
     resend=seconds,
 )
+_key, _fresh = (private_key(ED25519, name) for name in ("key", "fresh"))
+_certificate = CertificateAuthority(_key, now=lambda: NOW).sign_agent(
+    _key.public, cluster="b", instance=proxy_id(7), validity=60
+)
+_bundle = TrustBundle(
+    role="host",
+    generation=2,
+    phase=Phase.SIGNS,
+    trusted=(_key.public, _fresh.public),
+    signs=_fresh.public,
+    other=_key.public,
+).signed([_key, _fresh])
+trust_messages: st.SearchStrategy[Message] = st.one_of(
+    st.just(Renew(RenewalRequest.make(_certificate, _key, NOW))),
+    st.just(Renew(RenewalRequest.make(_certificate, _key, NOW, _fresh))),
+    st.just(Renewed(_certificate)),
+    st.builds(NotRenewed, texts),
+    st.builds(RenewalDue, texts, st.just(0.0) | seconds),
+    st.builds(Replace, texts, st.just(0.0) | seconds),
+    st.just(Trust(_bundle)),
+)
 messages: st.SearchStrategy[Message] = st.one_of(
     hellos,
     st.builds(Heartbeat, integers),
     discovery_requests,
     st.builds(Drain, reason=texts, seconds=st.just(0.0) | seconds),
+    trust_messages,
 )

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtunnel.discovery import messages
+from rtunnel.discovery import messages, trust_messages
 from rtunnel.discovery.messages import (
     DiscoveryRequest,
     Drain,
@@ -27,7 +27,7 @@ from rtunnel.errors import MessageError, UnknownMessage
 from tests.discovery import examples
 from tests.discovery.examples import advert, proxy_id
 
-NAMES = [b"hello", b"heartbeat", b"discovery", b"drain"]
+NAMES = [b"hello", b"heartbeat", b"discovery", b"drain", *trust_messages.READERS]
 
 #: Any JSON at all.
 any_json: st.SearchStrategy[Any] = st.recursive(
