@@ -46,6 +46,8 @@ class ConnectionHandler(Protocol):
         with a channel that is closed already.
 
         :raises OpenRefused: to refuse, with a reason for the peer.
+        :raises ProtocolError: when the data is malformed; the peer is refused this
+            channel, and keeps the others.
         """
 
     def global_request(self, name: bytes, data: bytes) -> bytes | None:

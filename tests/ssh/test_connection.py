@@ -12,7 +12,12 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtunnel.errors import ConnectionClosed, OpenRefused, RequestFailed
+from rtunnel.errors import (
+    OPEN_ADMINISTRATIVELY_PROHIBITED,
+    ConnectionClosed,
+    OpenRefused,
+    RequestFailed,
+)
 from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.channel_limits import ChannelLimits, TokenBucket
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
@@ -58,9 +63,11 @@ class DecidingHandler(RecordingHandler):
         return await decision
 
 
-def opening(connection: Connection, kind: bytes = b"test") -> Deferred[Channel]:
+def opening(
+    connection: Connection, kind: bytes = b"test", data: bytes = b"data"
+) -> Deferred[Channel]:
     """Ask for a channel."""
-    return Deferred.fromCoroutine(connection.open_channel(kind, b"data"))
+    return Deferred.fromCoroutine(connection.open_channel(kind, data))
 
 
 def open_message(
@@ -164,6 +171,21 @@ class OpeningTests(SynchronousTestCase):
         opened = opening(pair.client)
         pair.client.packetReceived(MSG_CHANNEL_OPEN_FAILURE, struct.pack(">II", 0, 1))
         self.assertEqual(self.failureResultOf(opened, OpenRefused).value.text, "")
+
+    def test_a_malformed_request_is_refused_and_ends_nothing_else(self) -> None:
+        """Nor is it a failure of ours, so nothing is logged."""
+
+        async def opener(request: OpenRequest) -> Attach:
+            Reader(request.data).uint32()
+            return lambda channel: None
+
+        pair = ConnectionPair(server_handler=RecordingHandler(opener))
+        bad, good = opening(pair.client, data=b"\0"), opening(pair.client)
+        pair.pump()
+        refused = self.failureResultOf(bad, OpenRefused).value
+        self.assertEqual(refused.reason_code, OPEN_ADMINISTRATIVELY_PROHIBITED)
+        self.assertIn("shorter", refused.text)
+        self.successResultOf(good)
 
     def test_a_failing_handler_refuses(self) -> None:
         """Any other exception is logged once, and the peer hears "internal error"."""
