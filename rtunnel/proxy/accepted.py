@@ -15,7 +15,6 @@ from twisted.logger import Logger
 
 from rtunnel.audit.events import (
     Event,
-    LoginAccepted,
     LoginRefused,
     TunnelDown,
     TunnelUp,
@@ -28,10 +27,13 @@ from rtunnel.proxy.announcement import RESEND, announce
 from rtunnel.proxy.client import Client
 from rtunnel.proxy.dispatch import Dispatcher
 from rtunnel.proxy.known_clusters import KnownClusters
+from rtunnel.proxy.live_logins import LiveLogins
+from rtunnel.proxy.login_events import login_accepted
 from rtunnel.proxy.peer import Answerer, Peer
 from rtunnel.proxy.recording import Recording
 from rtunnel.proxy.sites import Sites
 from rtunnel.proxy.status import status_document
+from rtunnel.proxy.target_connections import TargetConnection
 from rtunnel.proxy.tunnel import Tunnel
 from rtunnel.registry.membership import Membership
 from rtunnel.registry.records import TunnelRecord
@@ -49,6 +51,7 @@ MEASURE_INTERVAL = 5.0
 class Accepted:
     """The tunnels, clients and peers of this proxy.
 
+    :param logins: hears of everybody who is logged in, and may end it.
     :param identify: who the holder of a key or certificate is.
     :param policy: the rules in force now.
     :param new_id: makes connection ids.
@@ -65,6 +68,7 @@ class Accepted:
         sites: Sites[Tunnel],
         known: KnownClusters,
         dispatcher: Dispatcher,
+        logins: LiveLogins,
         policy: Callable[[], Policy],
         identify: Callable[[bytes, bytes, str], Identity],
         audit: Recording,
@@ -79,6 +83,7 @@ class Accepted:
         self._sites = sites
         self._known = known
         self._dispatcher = dispatcher
+        self._logins = logins
         self._policy = policy
         self._identify = identify
         self._audit = audit
@@ -106,6 +111,7 @@ class Accepted:
 
     def stop(self) -> None:
         """Stop telling."""
+        self._logins.stop()
         for loop in (self._announcing, self._measuring):
             if loop.running:
                 loop.stop()
@@ -159,20 +165,7 @@ class Accepted:
         :raises ProtocolError: when it has to be recorded and cannot be.
         """
         own = self._membership.record.id
-        if isinstance(identity, AgentIdentity):
-            event = LoginAccepted(
-                source=address,
-                proxy=own,
-                cluster=identity.cluster,
-                agent=identity.instance,
-            )
-        elif isinstance(identity, UserIdentity):
-            event = LoginAccepted(
-                source=address, proxy=own, user=identity.name, key_id=identity.key_id
-            )
-        else:
-            event = LoginAccepted(source=address, proxy=own, key_id=identity.proxy_id)
-        if not self.record(event):
+        if not self.record(login_accepted(identity, own, address)):
             raise ProtocolError(
                 refusals.NOBODY_UNRECORDED, DISCONNECT_SERVICE_NOT_AVAILABLE
             )
@@ -193,6 +186,10 @@ class Accepted:
         )
 
     # TunnelOwner
+
+    def tunnel_started(self, tunnel: Tunnel) -> None:
+        """An agent has logged in."""
+        self._logins.add(tunnel)
 
     async def admit(self, tunnel: Tunnel) -> bool:
         """Take a tunnel into service unless its agent instance holds a live one."""
@@ -242,6 +239,7 @@ class Accepted:
 
     def tunnel_ended(self, tunnel: Tunnel, reason: str) -> None:
         """Forget a tunnel."""
+        self._logins.remove(tunnel)
         self._sites.remove(tunnel)
         self._tell_if_ended()
         if not tunnel.admitted:
@@ -281,6 +279,10 @@ class Accepted:
         """False when events have to be recorded and cannot be."""
         return self._audit.problem is None
 
+    def has_expired(self, identity: Identity) -> bool:
+        """Whether an identity may do nothing new, for its time is over."""
+        return self._logins.has_expired(identity)
+
     def new_connection_id(self) -> str:
         """An id for a connection to a target."""
         return self._new_id()
@@ -288,23 +290,32 @@ class Accepted:
     def client_started(self, client: Client) -> None:
         """A client has logged in."""
         self._clients.add(client)
+        self._logins.add(client)
 
     def client_ended(self, client: Client) -> None:
         """A client is gone."""
         self._clients.discard(client)
+        self._logins.remove(client)
         self._tell_if_ended()
 
     def peer_started(self, peer: Peer) -> None:
         """Another proxy has logged in."""
         self._peers.add(peer)
+        self._logins.add(peer)
 
     def peer_ended(self, peer: Peer) -> None:
         """Another proxy's connection is gone."""
         self._peers.discard(peer)
+        self._logins.remove(peer)
         self._tell_if_ended()
 
-    def connection_ended(self) -> None:
+    def connection_joined(self, connection: TargetConnection) -> None:
+        """A connection to a target is open."""
+        self._logins.add_connection(connection)
+
+    def connection_ended(self, connection: TargetConnection) -> None:
         """A connection to a target has ended."""
+        self._logins.remove_connection(connection)
         self._tell_if_idle()
 
     def status_for(self, user: UserIdentity) -> dict[str, object]:

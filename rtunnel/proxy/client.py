@@ -25,7 +25,7 @@ from rtunnel.proxy.session import Session
 from rtunnel.proxy.target_connections import ConnectionOwner, TargetConnections
 from rtunnel.splice import Stream
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
-from rtunnel.trust.identity import UserIdentity
+from rtunnel.trust.identity import Identity, UserIdentity
 from rtunnel.trust.login_proof import LoginProof
 from rtunnel.wire.data_types import Reader
 
@@ -43,6 +43,9 @@ class ClientOwner(ConnectionOwner, Protocol):
     def status_for(self, user: UserIdentity) -> dict[str, object]:
         """The status document, cut to the clusters that this user may reach."""
 
+    def has_expired(self, identity: Identity) -> bool:
+        """Whether an identity may open nothing new, for its time is over."""
+
     def client_started(self, client: Client) -> None:
         """A client has logged in."""
 
@@ -52,6 +55,9 @@ class ClientOwner(ConnectionOwner, Protocol):
 
 class Client:
     """A logged-in client; a :class:`~rtunnel.ssh.connection.ConnectionHandler`."""
+
+    #: Not when the person's certificate expires, unless the proxy's config says so.
+    lets_connections_finish = False
 
     def __init__(
         self,
@@ -104,6 +110,8 @@ class Client:
         """
         if self._owner.draining:
             raise refusals.draining()
+        if self._owner.has_expired(self.identity):
+            raise refusals.expired()
         if request.kind == b"direct-tcpip":
             try:
                 target = _direct_tcpip_target(request.data)

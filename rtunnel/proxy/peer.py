@@ -54,6 +54,9 @@ class PeerOwner(ConnectionOwner, Protocol):
     def draining(self) -> bool:
         """Whether nothing new is taken."""
 
+    def has_expired(self, identity: Identity) -> bool:
+        """Whether an identity may open nothing new, for its time is over."""
+
     def peer_started(self, peer: Peer) -> None:
         """A peer has logged in."""
 
@@ -72,6 +75,10 @@ class Peer:
     :param missed: keepalives missed before the connection is closed.
     :param answers: who answers a question, by its channel type.
     """
+
+    #: Each connection stands on the login of its own user. A peer that has renewed its
+    #: certificate makes a new link, and the old one shall lose nothing.
+    lets_connections_finish = True
 
     _log = Logger()
 
@@ -147,6 +154,8 @@ class Peer:
             )
         if self._owner.draining:
             raise refusals.peer_draining(self._proxy_name)
+        if self._owner.has_expired(self.identity):
+            raise refusals.peer_expired(self._proxy_name)
         if not self._owner.may_record:
             raise refusals.not_recorded()
         if answerer is not None:

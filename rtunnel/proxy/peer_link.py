@@ -42,6 +42,7 @@ from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.ssh.factory import ClientFactory
 from rtunnel.ssh.transport import ClientTransport
 from rtunnel.trust.identity import check_uuid
+from rtunnel.trust.revocation import NO_REVOCATIONS, Revocations
 from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, Algorithms
 from rtunnel.wire.certificate import (
     CERTIFICATE_ALGORITHMS,
@@ -79,6 +80,7 @@ class LinkSettings:
     :param algorithms: what to offer.
     :param idle: seconds without a channel after which a link is closed.
     :param timeout: seconds for a new link.
+    :param revocations: what is revoked now.
     """
 
     cluster: str
@@ -91,6 +93,7 @@ class LinkSettings:
     algorithms: Algorithms = DEFAULT_ALGORITHMS
     idle: float = LINK_IDLE
     timeout: float = LINK_TIMEOUT
+    revocations: Callable[[], Revocations] = lambda: NO_REVOCATIONS
 
 
 def link_limits(channels: int) -> ChannelLimits:
@@ -141,6 +144,7 @@ class PeerLink:
         self._clock = settings.reactor
         self._connection: Connection | None = None
         self._watch: LinkWatch | None = None
+        self._host_certificate: Certificate | None = None
         self._waiting: list[Deferred[Connection]] = []
         self._waiting_for: dict[Deferred[Any], None] = {}
         self._given_up: set[Deferred[Any]] = set()
@@ -198,6 +202,20 @@ class PeerLink:
         finally:
             self._waiting_for.pop(waiting, None)
             self._given_up.discard(waiting)
+
+    def close_if_revoked(self) -> None:
+        """End the link if the peer's host certificate is revoked by now."""
+        if self._host_certificate is None:
+            return
+        revocations = self._settings.revocations()
+        reason = revocations.certificate_reason(self._host_certificate)
+        if reason is not None:
+            self._log.warn(
+                "closing the link to proxy {peer}: {reason}",
+                peer=self.peer,
+                reason=reason,
+            )
+            self.close("your host certificate has been revoked")
 
     def close(self, reason: str) -> None:
         """End the link, or the attempt to make it."""
@@ -276,6 +294,10 @@ class PeerLink:
             raise HostRefused(str(error)) from None
         if found != self.peer:
             raise HostRefused(f"another proxy answers there: {found}")
+        reason = self._settings.revocations().certificate_reason(certificate)
+        if reason is not None:
+            raise HostRefused(reason)
+        self._host_certificate = certificate
         return certificate
 
     def _connected(self, transport: ClientTransport) -> None:

@@ -103,6 +103,11 @@ class Peers:
             link.start()
         return link
 
+    def close_revoked(self) -> None:
+        """End the links to peers that are revoked by now."""
+        for link in list(self._links.values()):
+            link.close_if_revoked()
+
     def close_all(self) -> None:
         """End every link, for good."""
         self._stopped = True

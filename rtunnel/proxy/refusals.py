@@ -74,6 +74,14 @@ def draining() -> OpenRefused:
     )
 
 
+def expired() -> OpenRefused:
+    """The certificate or key that they logged in with is good no longer."""
+    return OpenRefused(
+        OPEN_ADMINISTRATIVELY_PROHIBITED,
+        "your certificate or key has expired; log in with a new one",
+    )
+
+
 #: Who wants to log in hears this while the audit file has to be written and cannot be.
 NOBODY_UNRECORDED = (
     "this proxy cannot write its audit file, and takes nobody until it can"
@@ -166,6 +174,17 @@ def no_tunnel_at_peer(cluster: str, name: str) -> OpenRefused:
 def fault_at_peer(fault: OpenRefused) -> OpenRefused:
     """Its tunnels do not answer."""
     return OpenRefused(OPEN_RESOURCE_SHORTAGE, fault.text)
+
+
+def peer_expired(name: str) -> OpenRefused:
+    """The certificate expired that the proxy which asks has logged in with.
+
+    :param name: of the proxy that says so.
+    """
+    return OpenRefused(
+        OPEN_RESOURCE_SHORTAGE,
+        f"proxy {name} waits for a new certificate of this one; try again",
+    )
 
 
 def peer_draining(name: str) -> OpenRefused:

@@ -22,12 +22,14 @@ from rtunnel.proxy.authorized_keys_file import AuthorizedKeysFile
 from rtunnel.proxy.credentials import LiveCredentials
 from rtunnel.proxy.dispatch import Dispatcher
 from rtunnel.proxy.known_clusters import KnownClusters
+from rtunnel.proxy.live_logins import LiveLogins
 from rtunnel.proxy.local_site import LocalSite
 from rtunnel.proxy.peer import Peer
 from rtunnel.proxy.peer_addresses import peer_addresses
 from rtunnel.proxy.peer_link import LinkSettings, link_limits
 from rtunnel.proxy.peers import Peers
 from rtunnel.proxy.recording import Recording
+from rtunnel.proxy.revocation_watch import RevocationWatch
 from rtunnel.proxy.signing import SIGN_CHANNEL, Signer, signing_roles
 from rtunnel.proxy.sites import Sites
 from rtunnel.proxy.tunnel import Tunnel
@@ -111,6 +113,9 @@ class ProxyService(Service):
             ),
         )
         self._known = KnownClusters(self._registry, now)
+        self._revocations = RevocationWatch(
+            self._registry, reactor, config.revocation.krl
+        )
         self._authorized_keys = AuthorizedKeysFile(config.ssh.authorized_keys)
         self._peers = Peers(
             self._membership,
@@ -123,6 +128,7 @@ class ProxyService(Service):
                 missed=config.tunnel.missed,
                 limits=link_limits(config.limits.channels_per_connection),
                 algorithms=config.ssh.algorithms,
+                revocations=lambda: self._revocations.present,
             ),
         )
         self._signer = Signer(
@@ -139,6 +145,8 @@ class ProxyService(Service):
         apart = bool(config.peer.listen)
         everybody = self._authentication(users=True, peers=not apart)
         self._accepted = self._make_accepted(new_id, everybody)
+        self._revocations.subscribe(self._logins.revocations_changed)
+        self._revocations.subscribe(self._peers.close_revoked)
         self._turns = HandshakeTurns(reactor, DEFAULT_LIMITS.handshake_share)
         self._factory = self._make_factory(everybody, config.ssh.proxy_protocol_from)
         self._peer_factory = self._make_factory(
@@ -161,6 +169,7 @@ class ProxyService(Service):
                 self._authorized_keys.read if users else lambda: AuthorizedKeys()
             ),
             now=self._now,
+            revocations=lambda: self._revocations.present,
         )
 
         def identify(algorithm: bytes, blob: bytes, source: str) -> Identity:
@@ -219,11 +228,23 @@ class ProxyService(Service):
             clock=self._reactor,
             now=self._now,
         )
+        self._logins = LiveLogins(
+            clock=self._reactor,
+            now=self._now,
+            revocations=lambda: self._revocations.present,
+            policy=self._current_policy,
+            may_reach=dispatcher.may_reach,
+            record=self._audit.record,
+            proxy_id=self._credentials.proxy_id,
+            outlive=self._config.limits.sessions_outlive_certificates,
+            close_on_change=self._config.close_on_change,
+        )
         return Accepted(
             membership=self._membership,
             sites=sites,
             known=self._known,
             dispatcher=dispatcher,
+            logins=self._logins,
             policy=self._current_policy,
             identify=identify,
             audit=self._audit,
@@ -248,6 +269,7 @@ class ProxyService(Service):
         await self._registry.start()
         await self._membership.start()
         await self._known.start()
+        await self._revocations.start()
         self._audit.start()
         self._accepted.start()
         for description in self._config.ssh.listen:
@@ -307,6 +329,7 @@ class ProxyService(Service):
         document = self._accepted.status()
         document["proxy"]["listen"] = [_address(port) for port in self._ports]
         document["registry"] = {"problem": self._membership.problem}
+        document["revocation"] = self._revocations.status()
         document["audit"] = self._audit.status()
         return document
 
@@ -334,6 +357,8 @@ class ProxyService(Service):
             return
         self._policy = Policy(config.allow)
         self._audit.record(PolicyReloaded(proxy=self._membership.record.id))
+        self._logins.close_on_change = config.close_on_change
+        self._logins.rules_changed()
         self._log.info(
             "reloaded {count} [[allow]] rules from {path}; other keys need a restart",
             count=len(config.allow),
@@ -381,6 +406,7 @@ class ProxyService(Service):
         await closing
         self._accepted.stop()
         self._known.stop()
+        self._revocations.stop()
         await self._membership.leave()
         await self._registry.close()
         self._audit.stop()

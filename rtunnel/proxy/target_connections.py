@@ -17,11 +17,12 @@ from rtunnel.audit.events import (
     ConnectionOpened,
     ConnectionRefused,
     Event,
+    Outcome,
 )
 from rtunnel.errors import OPEN_ADMINISTRATIVELY_PROHIBITED, OpenRefused
 from rtunnel.naming import Target
 from rtunnel.proxy.dispatch import Reached
-from rtunnel.splice import SpliceReport, Stream, splice
+from rtunnel.splice import Splice, SpliceReport, Stream, splice
 from rtunnel.trust.identity import UserIdentity
 
 
@@ -38,7 +39,10 @@ class ConnectionOwner(Protocol):
     def may_record(self) -> bool:
         """False when events have to be recorded and cannot be."""
 
-    def connection_ended(self) -> None:
+    def connection_joined(self, connection: TargetConnection) -> None:
+        """A connection to a target is open; it may be ended by its ``end``."""
+
+    def connection_ended(self, connection: TargetConnection) -> None:
         """One of the connections to targets has ended."""
 
 
@@ -119,6 +123,10 @@ class TargetConnections:
         self.open += recorded
         return recorded
 
+    def joined(self, connection: TargetConnection) -> None:
+        """They are joined."""
+        self._owner.connection_joined(connection)
+
     def closed(self, connection: TargetConnection, report: SpliceReport) -> None:
         """Both directions of a connection have ended."""
         user = connection.user
@@ -137,22 +145,33 @@ class TargetConnections:
                 bytes_out=report.bytes_out,
                 seconds=report.seconds,
                 reason=report.reason,
-                # ``ssh -J`` ends with a goodbye, in the middle of whatever is open.
-                outcome="failed" if report.reason and not self._left() else "ok",
+                outcome=self._outcome(connection, report),
             )
         )
-        self._owner.connection_ended()
+        self._owner.connection_ended(connection)
+
+    def _outcome(self, connection: TargetConnection, report: SpliceReport) -> Outcome:
+        if connection.forbidden:
+            return "refused"
+        # ``ssh -J`` ends with a goodbye, in the middle of whatever is open.
+        return "failed" if report.reason and not self._left() else "ok"
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class TargetConnection:
-    """A target that has been reached, for one user."""
+    """A target that has been reached, for one user.
+
+    :ivar forbidden: whether it was ended because it is not allowed any longer.
+    """
 
     connections: TargetConnections = attrs.field(repr=False)
     user: UserIdentity
     target: Target
     connection_id: str
     reached: Reached
+    forbidden: bool = attrs.field(default=False, init=False)
+    _splice: Splice | None = attrs.field(default=None, init=False, repr=False)
+    _over: bool = attrs.field(default=False, init=False, repr=False)
 
     def join(self, stream: Stream) -> None:
         """Join the target and the channel that was asked for."""
@@ -160,7 +179,21 @@ class TargetConnection:
             stream.abort()
             self.reached.stream.abort()
             return
-        splice(stream, self.reached.stream, self.connections.clock, self._ended)
+        self._splice = splice(
+            stream, self.reached.stream, self.connections.clock, self._ended
+        )
+        if not self._over:
+            self.connections.joined(self)
+
+    def end(self, reason: str) -> None:
+        """Cut it off, because it is not allowed any longer.
+
+        :param reason: for the audit log.
+        """
+        if self._splice is not None and not self._over:
+            self.forbidden = True
+            self._splice.abort(reason)
 
     def _ended(self, report: SpliceReport) -> None:
+        self._over = True
         self.connections.closed(self, report)

@@ -35,7 +35,7 @@ from rtunnel.errors import (
 from rtunnel.naming import printable
 from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
-from rtunnel.trust.identity import AgentIdentity
+from rtunnel.trust.identity import AgentIdentity, Identity
 
 #: Seconds from login to ``hello``; an agent that is silent longer is disconnected.
 HELLO_DEADLINE = 10.0
@@ -46,6 +46,12 @@ TRANSPORT_CHANNEL = b"transport@rtunnel"
 
 class TunnelOwner(Protocol):
     """Who decides on tunnels and keeps the table of them."""
+
+    def has_expired(self, identity: Identity) -> bool:
+        """Whether an identity may do nothing new, for its time is over."""
+
+    def tunnel_started(self, tunnel: Tunnel) -> None:
+        """The agent has logged in."""
 
     async def admit(self, tunnel: Tunnel) -> bool:
         """Take the tunnel into service, or refuse: its agent holds a live one."""
@@ -68,6 +74,9 @@ ConnectionHandler`.
     :param liveness: makes the heartbeat schedule of a new tunnel.
     :param now: wall clock, seconds since the epoch.
     """
+
+    #: Not when the agent's certificate expires, unless the proxy's config says so.
+    lets_connections_finish = False
 
     _log = Logger()
 
@@ -113,11 +122,17 @@ ConnectionHandler`.
         return max(0, self._connection.open_channels - control)
 
     @property
+    def open_connections(self) -> int:
+        """The same, for who asks what is lost when the tunnel ends."""
+        return self.open_channels
+
+    @property
     def accepts_dials(self) -> bool:
-        """In service, answering and not draining."""
+        """In service, answering, not draining, and its certificate still good."""
         return (
             self.admitted
             and not self._draining
+            and not self._owner.has_expired(self.identity)
             and self._control is not None
             and not self._control.suspect
         )
@@ -143,6 +158,7 @@ ConnectionHandler`.
             self._liveness.interval * (self._liveness.missed + 1)
         )
         self._hello_timer = self._clock.callLater(HELLO_DEADLINE, self._no_hello)
+        self._owner.tunnel_started(self)
 
     def _no_hello(self) -> None:
         self._hello_timer = None

@@ -138,6 +138,11 @@ class Policy:
 
     rules: tuple[AllowRule, ...] = ()
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether an answer may change with time alone."""
+        return any(rule.times for rule in self.rules)
+
     def decide(
         self, user: Person, cluster: str, host: str, port: int, now: float
     ) -> Allow | Deny:

@@ -70,22 +70,33 @@ class SerialBitmap:
         return bool(self.bits[-1 - byte] >> bit & 1)
 
 
+@attrs.frozen
 class SerialRanges:
-    """Serial numbers as ranges, both ends among them."""
+    """Serial numbers as ranges that lie apart. Made by :meth:`of`.
 
-    def __init__(self, ranges: Iterable[tuple[int, int]]) -> None:
-        self._lows: list[int] = []
-        self._highs: list[int] = []
+    :param lows: where each begins, in order.
+    :param highs: where each ends, itself a serial number of it.
+    """
+
+    lows: tuple[int, ...] = attrs.field(repr=False)
+    highs: tuple[int, ...] = attrs.field(repr=False)
+
+    @classmethod
+    def of(cls, ranges: Iterable[tuple[int, int]]) -> SerialRanges:
+        """From ranges in any order, which may overlap; both ends belong to them."""
+        lows: list[int] = []
+        highs: list[int] = []
         for low, high in sorted(ranges):
-            if self._highs and low <= self._highs[-1] + 1:
-                self._highs[-1] = max(self._highs[-1], high)
+            if highs and low <= highs[-1] + 1:
+                highs[-1] = max(highs[-1], high)
             else:
-                self._lows.append(low)
-                self._highs.append(high)
+                lows.append(low)
+                highs.append(high)
+        return cls(tuple(lows), tuple(highs))
 
     def __contains__(self, serial: int) -> bool:
-        index = bisect_right(self._lows, serial) - 1
-        return index >= 0 and serial <= self._highs[index]
+        index = bisect_right(self.lows, serial) - 1
+        return index >= 0 and serial <= self.highs[index]
 
 
 @attrs.frozen
@@ -265,7 +276,7 @@ def _read_certificates(reader: Reader) -> RevokedCertificates:
         section.end()
     return RevokedCertificates(
         ca_blob or None,
-        (*([SerialRanges(ranges)] if ranges else []), *bitmaps),
+        (*([SerialRanges.of(ranges)] if ranges else []), *bitmaps),
         frozenset(key_ids),
     )
 

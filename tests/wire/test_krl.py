@@ -248,7 +248,7 @@ class SerialTests(SynchronousTestCase):
         """Whatever their order, and however they overlap."""
         both_ends = [(low, low + more) for low, more in ranges]
         expected = any(low <= serial <= high for low, high in both_ends)
-        self.assertEqual(serial in SerialRanges(both_ends), expected)
+        self.assertEqual(serial in SerialRanges.of(both_ends), expected)
 
     @settings(deadline=None, max_examples=200)
     @given(st.integers(0, 99), st.sets(st.integers(0, 99)), st.integers(0, 250))
