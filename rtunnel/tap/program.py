@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar, Protocol, cast
 
-from twisted.application.service import MultiService
+from twisted.application.service import IService, MultiService
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import (
     FilteringLogObserver,
@@ -28,6 +29,7 @@ from twisted.python.usage import Options, UsageError
 from rtunnel.errors import ConfigError, RtunnelError
 from rtunnel.logging_format import LOG_FORMATS, make_observer
 from rtunnel.tap.signals import Signals, Stoppable
+from rtunnel.tap.spare_memory import SpareMemory, find_trim
 
 _log = Logger()
 
@@ -137,6 +139,10 @@ class Program(MultiService):
         # Once logging begins, sys.stderr is the log.
         self._stderr = sys.stderr
         service.setServiceParent(self)
+        trim = find_trim()
+        if trim is not None:
+            spare = SpareMemory(cast(IReactorTime, reactor), trim)
+            cast(IService, spare).setServiceParent(self)
 
     def setServiceParent(self, parent: object) -> None:
         """Join ``twistd``'s application, and choose how it logs."""
