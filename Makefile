@@ -1,6 +1,7 @@
 # make demo   two proxies, an agent and a target on this machine, reached by `ssh -J`
 # make test   everything that CI runs
 # make lint   style and types only
+# make soak   slow readers for five minutes each, and the figures; SOAK=60 for a minute
 # make fuzz   every parser and state machine; FUZZFLAGS="--seconds 20" to stop early
 # make bench  how fast, beside OpenSSH and asyncssh; bench-quick takes two minutes
 
@@ -15,7 +16,10 @@ BIN := $(VENV)/bin
 PYENV_BINS = $(shell pyenv versions --bare 2>/dev/null | grep '^3\.1[123]\.' \
 	| sed "s|.*|:$$(pyenv root)/versions/&/bin|" | tr -d '\n')
 
-.PHONY: demo test lint fuzz bench bench-quick clean
+# Seconds.
+SOAK := 300
+
+.PHONY: demo test lint soak fuzz bench bench-quick clean
 
 demo: $(BIN)/python
 	@rm -rf build  # setuptools would ship what an earlier build left there
@@ -31,6 +35,11 @@ test: $(BIN)/tox
 
 lint: $(BIN)/tox
 	@$(BIN)/tox run -q -e lint,mypy
+
+soak: $(BIN)/tox
+	@rm -f build/soak.txt
+	@RTUNNEL_SOAK=$(SOAK) $(BIN)/tox run -q -e soak; \
+		status=$$?; cat build/soak.txt; exit $$status
 
 fuzz: $(BIN)/python
 	@$(BIN)/python -m pip install --quiet '.[fuzz]'

@@ -1,6 +1,6 @@
 """Run trial over a group of our tests, or over what is asked for.
 
-    python .ci/run_trial.py unit|interop [TRIAL OPTION ...] [TEST ...]
+    python .ci/run_trial.py unit|interop|soak [TRIAL OPTION ...] [TEST ...]
 
 Modules are looked for, not listed: trial cannot leave a package out, and a list kept by
 hand would one day miss a new one.
@@ -24,6 +24,11 @@ WAITING = [
 
 #: These take long, and the same in every Python: they run once, beside interop.
 LONG = {Path("tests/cli/demo"), Path("tests/tap"), Path("tests/test_fuzz.py")}
+
+#: These watch for as long as ``RTUNNEL_SOAK`` says.
+SOAKING = [
+    INTEROP / "test_slow_reader.py",
+]
 
 
 def unit_tests() -> list[str]:
@@ -53,10 +58,16 @@ def waiting_tests() -> list[str]:
     return [str(path) for path in WAITING]
 
 
+def soak_tests() -> list[str]:
+    """Name what can watch for long."""
+    return [str(path) for path in SOAKING]
+
+
 #: For each group, what runs one after the other: tests, and how many at once.
 GROUPS: dict[str, list[tuple[Callable[[], list[str]], int]]] = {
     "unit": [(unit_tests, 2)],
     "interop": [(waiting_tests, 4), (interop_tests, 1), (long_tests, 2)],
+    "soak": [(soak_tests, 4)],
 }
 
 
