@@ -94,6 +94,10 @@ class RotationRefused(RtunnelError):
     """An authority cannot be rotated now, or not so; says what to do."""
 
 
+class BundleRefused(RtunnelError):
+    """A trust bundle is signed by nobody whom we trust; says what to do."""
+
+
 class ConnectionFailed(RtunnelError):
     """An SSH connection that we started did not come up."""
 

@@ -196,24 +196,6 @@ def load_agent_credentials(
     )
 
 
-def load_authority(directory: Path, name: str) -> PrivateKey:
-    """Read an authority's private key, to sign with.
-
-    :param name: ``HOST_CA``, ``AGENT_CA`` or ``USER_CA``.
-    :raises KeyFileError: it cannot be used, or is not among the keys of its own
-        ``.pub`` file, so that nobody would trust what it signs.
-    """
-    path = directory / name
-    key = load_private_key(path)
-    anchors = public_path(path)
-    if key.public not in load_trust_anchors(anchors):
-        raise KeyFileError(
-            f"{anchors}: does not list the key of {path}; add the line that "
-            f"`ssh-keygen -y -f {path}` prints"
-        )
-    return key
-
-
 def load_private_key(path: Path) -> PrivateKey:
     """Read a private key file that nobody else can read.
 
@@ -404,14 +386,15 @@ def _write(path: Path, data: bytes, mode: int, force: bool) -> None:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except FileExistsError:
         raise KeyFileError(f"{path}: already there; {_OVERWRITE}") from None
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make sure that a crash does not undo what was renamed or removed in it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

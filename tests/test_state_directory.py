@@ -19,7 +19,6 @@ from rtunnel.state_directory import (
     USER_CA,
     certificate_path,
     load_agent_credentials,
-    load_authority,
     load_certificate,
     load_private_key,
     load_proxy_credentials,
@@ -301,24 +300,6 @@ class WriteTests(DirectoryTestCase):
         path.touch()
         error = self.assertRaises(KeyFileError, make_directory, path)
         self.assertEqual(str(error), f"{path}: is not a directory")
-
-
-class LoadAuthorityTests(DirectoryTestCase):
-    """Reading an authority's key, to sign with."""
-
-    def test_reads_an_authority_that_its_own_file_lists(self) -> None:
-        """As init writes it."""
-        key = PrivateKey.generate()
-        write_key_pair(self.directory / USER_CA, key, "ca")
-        self.assertEqual(load_authority(self.directory, USER_CA).public, key.public)
-
-    def test_refuses_an_authority_that_nobody_would_trust(self) -> None:
-        """Its key is missing from the file that is handed to others."""
-        path = self.directory / USER_CA
-        write_key_pair(path, PrivateKey.generate(), "ca")
-        write_private(path, PrivateKey.generate().to_openssh(), force=True)
-        error = self.assertRaises(KeyFileError, load_authority, self.directory, USER_CA)
-        self.assertIn(f"ssh-keygen -y -f {path}", str(error))
 
 
 class ProxyCredentialsTests(DirectoryTestCase):

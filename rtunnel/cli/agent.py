@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import click
 
+from rtunnel.authority_files import load_authority
 from rtunnel.cli.issuing import (
     check_renewable,
     check_state,
@@ -33,7 +34,6 @@ from rtunnel.state_directory import (
     HOST_CA,
     PROXY_CONFIG,
     certificate_path,
-    load_authority,
     load_certificate,
     load_trust_anchors,
     make_directory,

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import click
 
+from rtunnel.authority_files import load_authority
 from rtunnel.cli.init import FIRST_AUTHORIZED_KEYS
 from rtunnel.cli.issuing import (
     check_renewable,
@@ -39,7 +40,6 @@ from rtunnel.state_directory import (
     PROXY_CONFIG,
     USER_CA,
     certificate_path,
-    load_authority,
     load_certificate,
     load_trust_anchors,
     make_directory,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
+from rtunnel.authority_files import load_authority
 from rtunnel.cli.options import force_option, state_option, ttl_option, user_name
 from rtunnel.cli.printing import shell_path, until
 from rtunnel.state_directory import (
     USER_CA,
     certificate_path,
-    load_authority,
     load_public_key,
     write_public,
 )

@@ -22,6 +22,7 @@ import attrs
 from twisted.logger import Logger
 
 from rtunnel.audit.events import Event
+from rtunnel.authority_files import load_authority
 from rtunnel.errors import (
     OPEN_ADMINISTRATIVELY_PROHIBITED,
     OPEN_RESOURCE_SHORTAGE,
@@ -36,7 +37,7 @@ from rtunnel.errors import (
     SigningUnavailable,
 )
 from rtunnel.naming import printable
-from rtunnel.state_directory import AGENT_CA, HOST_CA, load_authority
+from rtunnel.state_directory import AGENT_CA, HOST_CA
 from rtunnel.trust.anchors import TrustAnchors
 from rtunnel.trust.authority import CertificateAuthority, random_serial
 from rtunnel.trust.identity import PeerIdentity

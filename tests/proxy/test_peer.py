@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from rtunnel.authority_files import load_authority
 from rtunnel.discovery.peer_request import PeerRequest
 from rtunnel.errors import AuthenticationFailed, OpenRefused, RequestFailed
 from rtunnel.naming import Target
@@ -16,7 +17,6 @@ from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.connection import Connection
 from rtunnel.state_directory import (
     load_agent_credentials,
-    load_authority,
     load_proxy_credentials,
 )
 from rtunnel.trust.authority import CertificateAuthority
