@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IProducer
 
+from rtunnel.errors import ConnectionClosed
 from rtunnel.splice import StreamReceiver
 from rtunnel.ssh.channel import Channel
 from rtunnel.wire.data_types import uint32
@@ -11,7 +12,9 @@ from rtunnel.wire.data_types import uint32
 
 def send_exit_status(channel: Channel, code: int) -> None:
     """RFC 4254 section 6.10: ``exit-status``, no reply wanted, uint32."""
-    channel.send_request(b"exit-status", uint32(code), want_reply=False)
+    told = channel.send_request(b"exit-status", uint32(code), want_reply=False)
+    # Whoever has closed the channel does not want to know.
+    told.addErrback(lambda failure: failure.trap(ConnectionClosed) and None)
 
 
 class SessionStream:

@@ -238,8 +238,9 @@ class ReceivedOpens:
             self._send_refusal(peer, refusal)
         except ProtocolError as error:
             # What it asks for cannot be read: a fault of this request alone.
-            refusal = OpenRefused(OPEN_ADMINISTRATIVELY_PROHIBITED, str(error))
-            self._send_refusal(peer, refusal)
+            self._send_refusal(
+                peer, OpenRefused(OPEN_ADMINISTRATIVELY_PROHIBITED, str(error))
+            )
         except CancelledError:
             self._send_refusal(peer, OpenRefused(OPEN_CONNECT_FAILED, "cancelled"))
         except Exception:
