@@ -37,7 +37,7 @@ _MAX_MEGABYTES = 1024
 
 #: Seconds after which libFuzzer gives up an input that does not end. It goes by the
 #: wall clock and the machine may be busy; what is slow is found by its CPU time.
-_TIMEOUT = 120
+_TIMEOUT = 300
 
 #: Lines of what a broken run said that are shown; all are in its log.
 _SHOWN = 40

@@ -9,6 +9,7 @@ from fuzz import (
     messages,
     names,
     packets,
+    peers,
     transports,
     userauth,
 )
@@ -25,6 +26,7 @@ HARNESSES: dict[str, Harness] = {
         connections,
         transports,
         http,
+        peers,
     )
     for harness in module.HARNESSES
 }
