@@ -105,7 +105,9 @@ class AuditLog:
             if written >= length and isinstance(each, AuditGap):
                 self._unrecorded = 0
         if written < length:
-            raise OSError(errno.ENOSPC, f"{written} of {length} bytes were written")
+            raise OSError(
+                errno.ENOSPC, f"only {written} of {length} bytes could be written"
+            )
         self._left = None
 
     def _notes(self, file: AuditFile, *, begins: bool) -> list[Event]:

@@ -60,6 +60,26 @@ def require_network_namespaces() -> None:
         _missing(f"no network namespaces: {tried.stderr.strip()}")
 
 
+def require_mount_namespaces() -> None:
+    """Make sure that this user may mount something that nobody else sees.
+
+    :raises SkipTest: no, and that is no fault.
+    :raises AssertionError: no, and it must be possible.
+    """
+    if os.geteuid() != 0:
+        _missing("mount namespaces need root")
+    tried = subprocess.run(
+        [
+            *(require_peer("unshare"), "--mount"),
+            *(require_peer("mount"), "-t", "tmpfs", "none", "/mnt"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    if tried.returncode:
+        _missing(f"no mount namespaces: {tried.stderr.strip()}")
+
+
 def _missing(reason: str) -> NoReturn:
     if os.environ.get("RTUNNEL_REQUIRE_PEERS") == "1":
         raise AssertionError(f"{reason}, and RTUNNEL_REQUIRE_PEERS=1")

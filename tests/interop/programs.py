@@ -6,7 +6,7 @@ import http.client
 import json
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,16 @@ class Program:
     """A proxy or an agent: its state directory and its process.
 
     :ivar starts: every process that it was, the last one last.
+    :ivar wrapper: words in front of its command from the next start on.
+    :ivar environment: variables that it has from the next start on.
     """
 
     def __init__(self, name: str, directory: Path, namespace: str = "") -> None:
         self.name = name
         self.state = directory / name
         self.starts: list[Process] = []
+        self.wrapper: Sequence[str | Path] = ()
+        self.environment: Mapping[str, str] = {}
         self._namespace = namespace
 
     @property
@@ -52,9 +56,10 @@ class Program:
         self.starts.append(
             Process(
                 self.name,
-                twistd(plugin, self.state / config),
+                [*self.wrapper, *twistd(plugin, self.state / config)],
                 self.state.parent,
                 namespace=self._namespace,
+                extra_environment=self.environment,
             )
         )
 
