@@ -30,6 +30,11 @@ VERBS = {
     ),
     "ls": ("rtunnel.cli.status:ls", "List the clusters that can be reached."),
     "status": ("rtunnel.cli.status:status", "Show proxies, clusters and tunnels."),
+    "revoke": (
+        "rtunnel.cli.revoke:revoke",
+        "Lock out a certificate, key, person, agent or cluster.",
+    ),
+    "access": ("rtunnel.cli.access:access", "Say who may reach what."),
     "audit": ("rtunnel.cli.audit:audit", "Check the audit file."),
     "drain": ("rtunnel.cli.drain:drain", "Let the running proxy leave."),
     "demo": ("rtunnel.cli.demo.command:demo", "Show it all at work on this machine."),

@@ -30,6 +30,7 @@ from rtunnel.proxy.peer_link import LinkSettings, link_limits
 from rtunnel.proxy.peers import Peers
 from rtunnel.proxy.recording import Recording
 from rtunnel.proxy.revocation_watch import RevocationWatch
+from rtunnel.proxy.revoking import Revoking
 from rtunnel.proxy.signing import SIGN_CHANNEL, Signer, signing_roles
 from rtunnel.proxy.sites import Sites
 from rtunnel.proxy.tunnel import Tunnel
@@ -117,6 +118,9 @@ class ProxyService(Service):
             self._registry, reactor, config.revocation.krl
         )
         self._authorized_keys = AuthorizedKeysFile(config.ssh.authorized_keys)
+        self._revoking = Revoking(
+            self._registry, self._audit.record, self._credentials.proxy_id
+        )
         self._peers = Peers(
             self._membership,
             LinkSettings(
@@ -255,6 +259,11 @@ class ProxyService(Service):
             now=self._now,
             answers={SIGN_CHANNEL: self._signer.answer},
         )
+
+    @property
+    def revoking(self) -> Revoking:
+        """What changes the operators' revocations."""
+        return self._revoking
 
     def _current_policy(self) -> Policy:
         return self._policy

@@ -137,10 +137,7 @@ class Revocation:
                 ca=None if _is_absent(fields, "ca") else _text(fields, "ca"),
             )
         except (ValueError, RecursionError, InvalidName) as error:
-            raise RegistryError(
-                "the registry holds a revocation that cannot be read: "
-                f"{printable(str(error))}"
-            ) from None
+            raise RegistryError(f"not a revocation: {printable(str(error))}") from None
 
 
 class Revocations:

@@ -19,6 +19,7 @@ from rtunnel.proxy.service import ProxyService
 from rtunnel.state_directory import ADMIN_SOCKET
 from rtunnel.web.admin import listen_admin
 from rtunnel.web.health import health_routes
+from rtunnel.web.revocations import revocation_routes
 from rtunnel.web.server import listen
 
 
@@ -52,6 +53,7 @@ class ServedProxy(Service):
                 self._config.state / ADMIN_SOCKET,
                 status=self._proxy.status,
                 drain=self._drain,
+                more=revocation_routes(self._proxy.revoking),
             )
         )
         routes = health_routes(self._reasons)
