@@ -119,6 +119,7 @@ class PacketTransport(SSHTransportBase):
         self._login_timer: IDelayedCall | None = None
         self._exchange_timer: IDelayedCall | None = None
         self._abort_timer: IDelayedCall | None = None
+        self._rest_timer: IDelayedCall | None = None
 
     def make_exchange_context(self) -> ExchangeContext:
         """For the subclass's :class:`~rtunnel.ssh.exchanges.KeyExchanges`."""
@@ -209,7 +210,12 @@ class PacketTransport(SSHTransportBase):
             self.close_reason = "the connection was lost"
             if reason is not None:
                 self.close_reason += f": {reason.getErrorMessage()}"
-        for timer in (self._login_timer, self._exchange_timer, self._abort_timer):
+        for timer in (
+            self._login_timer,
+            self._exchange_timer,
+            self._abort_timer,
+            self._rest_timer,
+        ):
             _cancel(timer)
         service, self.service = self.service, None
         try:
@@ -364,6 +370,7 @@ class PacketTransport(SSHTransportBase):
 
     def _take_packets(self) -> None:
         next_packet = self._opener.next_packet
+        left = self.limits.messages_at_once
         while not self._closing:
             packet = next_packet()
             if packet is None:
@@ -375,6 +382,24 @@ class PacketTransport(SSHTransportBase):
                 self._dispatch(number, payload)
             else:
                 break
+            left -= 1
+            if not left:
+                self._rest()
+                break
+
+    def _rest(self) -> None:
+        """Let everybody else have their turn before more of this peer's messages."""
+        if not self._closing:
+            self._is_waiting = True
+            self.transport.pauseProducing()
+            self._rest_timer = self.clock.callLater(0, self._rested)
+
+    def _rested(self) -> None:
+        self._is_waiting = False
+        # That the peer has hung up is noticed by reading.
+        self.transport.resumeProducing()
+        if not self._closing:
+            self._guard(self._take_packets)
 
     def may_dispatch(self, number: int, payload: Buffer) -> bool:
         """For servers: whether a message is to be acted upon now.

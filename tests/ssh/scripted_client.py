@@ -56,6 +56,7 @@ class ScriptedClient:
         self._strict = strict
         self._random = random
         self._reads_packets = False
+        self._line = b""
         self._exchanges = 0
 
     def send_bytes(self, data: bytes) -> None:
@@ -81,9 +82,12 @@ class ScriptedClient:
 
     def bytes_received(self, data: bytes) -> None:
         """Read packets out of what the server wrote."""
-        if not self._reads_packets and data:
-            line, _, data = data.partition(b"\r\n")
-            assert line == b"SSH-2.0-rtunnel"
+        if not self._reads_packets:
+            line, end, data = (self._line + data).partition(b"\r\n")
+            if not end:
+                self._line = line
+                return
+            assert line == b"SSH-2.0-rtunnel", line
             self._reads_packets = True
         self.opener.feed(data)
         while packet := self.opener.next_packet():

@@ -442,7 +442,7 @@ class BackPressureTests(SynchronousTestCase):
         self.assertIn("too much waits", server.close_reason)
 
     def test_a_peer_that_does_not_read_is_given_up(self) -> None:
-        """Once 1 MiB waits for it, not counting what TCP has taken."""
+        """Once 512 KiB wait for it, not counting what TCP has taken."""
         pair = logged_in()
         server = pair.server_transport
         pair.server.tcp_full()
@@ -452,14 +452,14 @@ class BackPressureTests(SynchronousTestCase):
             packets += 1
         self.assertEqual(server.close_reason, "the peer does not read what we send")
         # 4 + 16 + 16 bytes each.
-        self.assertEqual(packets, 2**20 // 36 + 1)
+        self.assertEqual(packets, DEFAULT_LIMITS.unread_bytes // 36 + 1)
 
     def test_a_peer_that_reads_slowly_is_not(self) -> None:
         """As long as TCP gets rid of what it has now and then."""
         pair = logged_in()
         for _ in range(10):
             pair.server.tcp_full()
-            for _ in range(20_000):
+            for _ in range(14_000):
                 pair.server_transport.sendPacket(MSG_CHANNEL_WINDOW_ADJUST, uint32(0))
             pair.server.tcp_empty()
         self.assertEqual(pair.server_transport.close_reason, "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from hypothesis import given, settings
@@ -685,6 +685,41 @@ class RunningTests(SynchronousTestCase):
         raw.send(200)
         self.assertEqual(raw.take(MSG_UNIMPLEMENTED), uint32(0))
         self.assertEqual(service.received, [])
+
+    def test_a_flood_of_messages_leaves_others_their_turn(self) -> None:
+        """256, then the reactor goes round before the next 256, and nothing is lost."""
+        raw, server, service = self.logged_in()
+        clock = cast(Clock, server.clock)
+        payloads = [uint32(number) for number in range(600)]
+        server.dataReceived(b"".join(raw.packet(80, each) for each in payloads))
+        self.assertEqual(len(service.received), 256)
+        self.assertEqual(raw.wire.producerState, "paused")
+        clock.advance(0)
+        self.assertEqual(len(service.received), 512)
+        # What TLS had read already comes all the same, and waits.
+        server.dataReceived(raw.packet(80, b"last"))
+        self.assertEqual(len(service.received), 512)
+        clock.advance(0)
+        self.assertEqual(raw.wire.producerState, "producing")
+        self.assertEqual(
+            [payload for _, payload in service.received], [*payloads, b"last"]
+        )
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_a_flood_ends_with_its_connection(self) -> None:
+        """Whoever ends it, and the end of the TCP connection is still noticed."""
+        for end in ("disconnect", "lose"):
+            raw, server, service = self.logged_in()
+            clock = cast(Clock, server.clock)
+            server.dataReceived(b"".join(raw.packet(80) for _ in range(600)))
+            if end == "disconnect":
+                server.disconnect(11, "enough")
+                clock.advance(0)
+                self.assertEqual(raw.wire.producerState, "producing")
+            else:
+                server.connectionLost()
+                self.assertEqual(clock.getDelayedCalls(), [])
+            self.assertEqual(len(service.received), 256)
 
     def test_messages_we_do_not_know_are_counted(self) -> None:
         """256 between two key exchanges."""
