@@ -129,6 +129,33 @@ def rss(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def reset_peak_rss(pid: int) -> None:
+    """Let :func:`peak_rss` begin anew (proc(5), clear_refs)."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak_rss(pid: int) -> int:
+    """Return the most resident memory that a process has had, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+class CpuTime:
+    """The CPU time of a process's main thread, to the nanosecond."""
+
+    def __init__(self, pid: int) -> None:
+        self._file = open(f"/proc/{pid}/schedstat", "rb", buffering=0)  # noqa: SIM115
+
+    def seconds(self) -> float:
+        """So much so far."""
+        return int(os.pread(self._file.fileno(), 100, 0).split()[0]) / 1e9
+
+    def close(self) -> None:
+        """Look no more."""
+        self._file.close()
+
+
 def run(
     command: Sequence[str | Path],
     *,
