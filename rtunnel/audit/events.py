@@ -64,7 +64,8 @@ class LoginAccepted:
     :param user: for a client, who it is; ``key_id`` is that of the certificate, or the
         fingerprint of a plain key.
     :param cluster: for an agent, the cluster it serves; ``agent`` is its instance id.
-        For another proxy, nothing but ``key_id``, which is its id.
+        For another proxy, nothing but ``key_id``, which is its id. For a newcomer,
+        the cluster of its token, and ``token:ID`` as ``key_id``.
     :param source: address it came from.
     """
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import click
@@ -31,6 +29,7 @@ from rtunnel.cli.options import (
 )
 from rtunnel.cli.printing import shell_path, steps, until
 from rtunnel.config import ProxyConfig, load_proxy, proxy_toml
+from rtunnel.config.common_settings import common_settings
 from rtunnel.errors import ConfigError, RtunnelError
 from rtunnel.state_directory import (
     AGENT_CA,
@@ -49,16 +48,6 @@ from rtunnel.state_directory import (
 )
 from rtunnel.wire.certificate import CertificateKind
 from rtunnel.wire.keys import PrivateKey
-
-#: Keys of ``proxy.toml`` that speak of one proxy only.
-OWN_KEYS = (
-    ("name",),
-    ("state",),
-    ("ssh", "advertise"),
-    ("ssh", "authorized_keys"),
-    ("peer", "advertise"),
-    ("audit", "path"),
-)
 
 
 @click.group()
@@ -94,7 +83,7 @@ def sign(
     proxy alone.
     """
     first = load_proxy(state / PROXY_CONFIG)
-    text = proxy_toml(_common_settings(first) | {"name": name}, settings)
+    text = proxy_toml(common_settings(first) | {"name": name}, settings)
     config = parse_proxy_toml(text)
     check_state(config, out)
     _check_shared(first, config)
@@ -163,23 +152,6 @@ def renew(state: Path, path: Path | None, ttl: int) -> None:
     new = sign_host_key(host_ca, old.key, proxy_id, config, ttl, names)
     write_public(path, host_certificate_line(new), force=True)
     click.echo(f"Signed {shell_path(path)} again, valid until {until(new)}.")
-
-
-def _common_settings(first: ProxyConfig) -> dict[str, Any]:
-    """What of the first proxy's file holds for every proxy, as TOML data."""
-    data = tomllib.loads(first.path.read_text("utf-8"))
-    for *tables, key in OWN_KEYS:
-        table = data
-        for name in tables:
-            table = table.get(name, {})
-        table.pop(key, None)
-    # Without the key there is no access, and a rendered file would have a first rule.
-    data.setdefault("allow", [])
-    kind, _, rest = first.registry.url.partition(":")
-    if kind == "sqlite":
-        url = f"sqlite:{(first.state / rest).resolve()}"
-        data["registry"] = data.get("registry", {}) | {"url": url}
-    return data
 
 
 def _check_shared(first: ProxyConfig, config: ProxyConfig) -> None:

@@ -26,6 +26,8 @@ from rtunnel.proxy import refusals
 from rtunnel.proxy.announcement import RESEND, announce
 from rtunnel.proxy.client import Client
 from rtunnel.proxy.dispatch import Dispatcher
+from rtunnel.proxy.join_desk import JoinDesk
+from rtunnel.proxy.joiner import Joiner
 from rtunnel.proxy.known_clusters import KnownClusters
 from rtunnel.proxy.live_logins import LiveLogins
 from rtunnel.proxy.login_events import login_accepted
@@ -38,7 +40,12 @@ from rtunnel.proxy.tunnel import Tunnel
 from rtunnel.registry.membership import Membership
 from rtunnel.registry.records import TunnelRecord
 from rtunnel.ssh.connection import ConnectionHandler
-from rtunnel.trust.identity import AgentIdentity, Identity, UserIdentity
+from rtunnel.trust.identity import (
+    AgentIdentity,
+    Identity,
+    JoinIdentity,
+    UserIdentity,
+)
 from rtunnel.trust.policy import Policy
 
 #: Seconds a tunnel has to answer when another one of the same agent instance comes.
@@ -57,6 +64,7 @@ class Accepted:
     :param new_id: makes connection ids.
     :param now: wall clock, seconds since the epoch.
     :param answers: who answers what other proxies ask, by channel type.
+    :param desk: serves newcomers.
     """
 
     _log = Logger()
@@ -78,6 +86,7 @@ class Accepted:
         new_id: Callable[[], str],
         now: Callable[[], float],
         answers: Mapping[bytes, Answerer],
+        desk: JoinDesk,
     ) -> None:
         self._membership = membership
         self._sites = sites
@@ -93,8 +102,10 @@ class Accepted:
         self._new_id = new_id
         self._now = now
         self._answers = answers
+        self._desk = desk
         self._clients: set[Client] = set()
         self._peers: set[Peer] = set()
+        self._joiners: set[Joiner] = set()
         self._draining = False
         self._waiting_for_idle: list[Deferred[None]] = []
         self._waiting_for_end: list[Deferred[None]] = []
@@ -145,6 +156,8 @@ class Accepted:
                 self._clock,
                 self._membership.record.id,
             )
+        if isinstance(identity, JoinIdentity):
+            return Joiner(identity, self, self._desk, self._clock)
         own = self._membership.record
         return Peer(
             identity,
@@ -184,6 +197,10 @@ class Accepted:
                 reason=reason,
             )
         )
+
+    def token_refused(self, address: str, token: str, reason: str) -> None:
+        """Audit a refused token (called by the SSH listener)."""
+        self._desk.token_refused(address, reason)
 
     # TunnelOwner
 
@@ -309,6 +326,15 @@ class Accepted:
         self._logins.remove(peer)
         self._tell_if_ended()
 
+    def joiner_started(self, joiner: Joiner) -> None:
+        """A newcomer has shown a token."""
+        self._joiners.add(joiner)
+
+    def joiner_ended(self, joiner: Joiner) -> None:
+        """Its connection is gone."""
+        self._joiners.discard(joiner)
+        self._tell_if_ended()
+
     def connection_joined(self, connection: TargetConnection) -> None:
         """A connection to a target is open."""
         self._logins.add_connection(connection)
@@ -412,7 +438,7 @@ class Accepted:
         """
         ended: Deferred[None] = Deferred(lambda d: self._waiting_for_end.clear())
         self._waiting_for_end.append(ended)
-        for each in self._with_connections():
+        for each in (*self._with_connections(), *self._joiners):
             each.close("the proxy is shutting down")
         for tunnel in self._sites.tunnels():
             tunnel.close("the proxy is shutting down")
@@ -420,7 +446,7 @@ class Accepted:
         return ended
 
     def _tell_if_ended(self) -> None:
-        if self._clients or self._peers or self._sites.tunnels():
+        if self._clients or self._peers or self._joiners or self._sites.tunnels():
             return
         if self._waiting_for_end:
             waiting, self._waiting_for_end = self._waiting_for_end, []

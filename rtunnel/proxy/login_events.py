@@ -1,11 +1,18 @@
-"""Audit events about logins: what is said of a person, an agent, another proxy."""
+"""Audit events about logins: what is said of a person, an agent, another proxy, and
+a newcomer with a token.
+"""
 
 from __future__ import annotations
 
 import attrs
 
 from rtunnel.audit.events import LoginAccepted, LoginEnded
-from rtunnel.trust.identity import AgentIdentity, Identity, UserIdentity
+from rtunnel.trust.identity import (
+    AgentIdentity,
+    Identity,
+    JoinIdentity,
+    UserIdentity,
+)
 
 
 def login_accepted(identity: Identity, proxy: str, address: str) -> LoginAccepted:
@@ -42,4 +49,7 @@ class _Who:
             return cls(cluster=identity.cluster, agent=identity.instance)
         if isinstance(identity, UserIdentity):
             return cls(user=identity.name, key_id=identity.key_id)
+        if isinstance(identity, JoinIdentity):
+            # A newcomer has no name yet.
+            return cls(cluster=identity.cluster, key_id=f"token:{identity.token_id}")
         return cls(key_id=identity.proxy_id)

@@ -21,6 +21,9 @@ from rtunnel.proxy.accepted import Accepted
 from rtunnel.proxy.authorized_keys_file import AuthorizedKeysFile
 from rtunnel.proxy.credentials import LiveCredentials
 from rtunnel.proxy.dispatch import Dispatcher
+from rtunnel.proxy.join_desk import JoinDesk
+from rtunnel.proxy.join_verifier import JoinVerifier
+from rtunnel.proxy.joiner import Joiner
 from rtunnel.proxy.known_clusters import KnownClusters
 from rtunnel.proxy.live_logins import LiveLogins
 from rtunnel.proxy.local_site import LocalSite
@@ -33,6 +36,7 @@ from rtunnel.proxy.revocation_watch import RevocationWatch
 from rtunnel.proxy.revoking import Revoking
 from rtunnel.proxy.signing import SIGN_CHANNEL, Signer, signing_roles
 from rtunnel.proxy.sites import Sites
+from rtunnel.proxy.tokens import Tokens
 from rtunnel.proxy.tunnel import Tunnel
 from rtunnel.registry.backends import open_registry
 from rtunnel.registry.membership import Membership
@@ -43,12 +47,14 @@ from rtunnel.ssh.factory import ServerFactory
 from rtunnel.ssh.handshake_turns import HandshakeTurns
 from rtunnel.ssh.limits import DEFAULT_LIMITS, TransportLimits
 from rtunnel.ssh.penalties import PenaltyLimits
+from rtunnel.ssh.userauth import TokenCheck
 from rtunnel.state_directory import load_proxy_credentials
 from rtunnel.trust.anchors import TrustAnchors
 from rtunnel.trust.authentication import Authentication
 from rtunnel.trust.authorized_keys import AuthorizedKeys
 from rtunnel.trust.identity import Identity, PeerIdentity
 from rtunnel.trust.policy import Policy
+from rtunnel.trust.signing_request import JoinRequest
 from rtunnel.wire.source_address import Network
 
 #: Seconds that closed connections have to flush what was written before.
@@ -135,15 +141,28 @@ class ProxyService(Service):
                 revocations=lambda: self._revocations.present,
             ),
         )
+        self._tokens = Tokens(self._registry, now)
+        joins = JoinVerifier(
+            self._tokens,
+            proxy_id=self._credentials.proxy_id,
+            cluster=config.cluster,
+        )
         self._signer = Signer(
             directory=config.state,
             cluster=config.cluster,
             public_names=[address.host for address in config.ssh.public],
             anchors=lambda: self._credentials.anchors,
-            verifiers={},
+            verifiers={JoinRequest.kind: joins},
             peers=self._peers,
             record=self._audit.record,
             now=now,
+        )
+        self._desk = JoinDesk(
+            config=config,
+            proxy_id=self._credentials.proxy_id,
+            tokens=self._tokens,
+            signer=self._signer,
+            record=self._audit.record,
         )
         # With a listener for peers alone, they have no business on the other one.
         apart = bool(config.peer.listen)
@@ -152,7 +171,9 @@ class ProxyService(Service):
         self._revocations.subscribe(self._logins.revocations_changed)
         self._revocations.subscribe(self._peers.close_revoked)
         self._turns = HandshakeTurns(reactor, DEFAULT_LIMITS.handshake_share)
-        self._factory = self._make_factory(everybody, config.ssh.proxy_protocol_from)
+        self._factory = self._make_factory(
+            everybody, config.ssh.proxy_protocol_from, self._desk.check_token
+        )
         self._peer_factory = self._make_factory(
             self._authentication(users=False, peers=True), balancers=()
         )
@@ -188,7 +209,10 @@ class ProxyService(Service):
         return identify
 
     def _make_factory(
-        self, identify: _Identify, balancers: Sequence[Network]
+        self,
+        identify: _Identify,
+        balancers: Sequence[Network],
+        check_token: TokenCheck | None = None,
     ) -> ServerFactory:
         limits = self._config.limits
         penalties = PenaltyLimits(exempt=limits.penalties_exempt)
@@ -197,6 +221,7 @@ class ProxyService(Service):
             host_keys=self._credentials.host_keys,
             identify=identify,
             make_handler=self._accepted.make_handler,
+            check_token=check_token,
             limits=TransportLimits(
                 login_grace=limits.login_grace,
                 unauthenticated=limits.unauthenticated,
@@ -215,6 +240,8 @@ class ProxyService(Service):
         channels = self._config.limits.channels_per_connection
         if isinstance(handler, Peer):
             return Connection(handler, link_limits(channels))
+        if isinstance(handler, Joiner):
+            channels = 1
         return Connection(handler, ChannelLimits(channels=channels))
 
     def _make_accepted(
@@ -258,6 +285,7 @@ class ProxyService(Service):
             new_id=new_id,
             now=self._now,
             answers={SIGN_CHANNEL: self._signer.answer},
+            desk=self._desk,
         )
 
     @property

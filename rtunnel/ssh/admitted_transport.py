@@ -106,6 +106,7 @@ class AdmittedTransport(PacketTransport):
         self._first_bytes = b""
         self._begin_timer: IDelayedCall | None = None
         self._postponed: tuple[int, bytes] | None = None
+        self._is_holding = False
 
     # Who it is, and whether there is a place
 
@@ -205,15 +206,41 @@ class AdmittedTransport(PacketTransport):
 
     def may_dispatch(self, number: int, payload: Buffer) -> bool:
         """What costs time has to wait for its turn, and all that follows it."""
+        if self._is_holding:
+            self._keep_back(number, payload)
+            return False
         if number not in _COSTLY or self.authenticated or self._listener.turns.may_go():
             return True
+        self._keep_back(number, payload)
+        self._listener.turns.wait(self._turn_source, self._my_turn)
+        return False
+
+    def _keep_back(self, number: int, payload: Buffer) -> None:
         assert self._ticket is not None
         self._is_waiting = True
         self._postponed = number, bytes(payload)
         self.transport.pauseProducing()
         self._ticket.waits()
-        self._listener.turns.wait(self._turn_source, self._my_turn)
-        return False
+
+    def hold_messages(self) -> None:
+        """Take no further message of the peer until :meth:`go_on`."""
+        self._is_holding = True
+
+    def go_on(self, act: Callable[[], None]) -> None:
+        """Act on the message that was the last to be taken, then take further ones."""
+        self._is_holding = False
+        if not self._closing:
+            self._guard(self._act_first, act)
+
+    def _act_first(self, act: Callable[[], None]) -> None:
+        act()
+        postponed, self._postponed = self._postponed, None
+        if postponed is None or self._closing:
+            return
+        self._is_waiting = False
+        self.transport.resumeProducing()
+        if self.may_dispatch(*postponed):
+            self._go_on(*postponed)
 
     @property
     def _turn_source(self) -> str:

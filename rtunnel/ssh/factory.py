@@ -20,8 +20,8 @@ from rtunnel.ssh.limits import DEFAULT_LIMITS, TransportLimits
 from rtunnel.ssh.log_rate import LogRate
 from rtunnel.ssh.peer_socket import ip_of
 from rtunnel.ssh.transport import ClientTransport, ServerTransport
-from rtunnel.ssh.userauth import LoginEvents, LoginRules
-from rtunnel.ssh.userauth_client import Credentials
+from rtunnel.ssh.userauth import LoginEvents, LoginRules, TokenCheck
+from rtunnel.ssh.userauth_client import Credentials, TokenCredentials
 from rtunnel.trust.identity import Identity
 from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, Algorithms
 from rtunnel.wire.certificate import Certificate
@@ -40,6 +40,7 @@ class ServerFactory(SSHFactory):
     :param identify: from algorithm, key or certificate blob and the peer's address to
         who that is; raises :class:`~rtunnel.errors.AuthenticationRefused`.
     :param make_handler: what an identity's connection talks to.
+    :param check_token: see :class:`~rtunnel.ssh.userauth.LoginRules`.
     :param events: hears of every login that is decided.
     :param algorithms: what to offer and to take.
     :param make_connection: the service around a handler.
@@ -59,6 +60,7 @@ class ServerFactory(SSHFactory):
         host_keys: Sequence[HostKey] | Callable[[], Sequence[HostKey]],
         identify: Callable[[bytes, bytes, str], Identity],
         make_handler: Callable[[Identity], ConnectionHandler],
+        check_token: TokenCheck | None = None,
         limits: TransportLimits = DEFAULT_LIMITS,
         events: LoginEvents | None = None,
         algorithms: Algorithms = DEFAULT_ALGORITHMS,
@@ -85,7 +87,10 @@ class ServerFactory(SSHFactory):
         self._algorithms = algorithms
         self._random = random
         self._rules = LoginRules(
-            identify, lambda identity: make_connection(make_handler(identity)), events
+            identify,
+            lambda identity: make_connection(make_handler(identity)),
+            events,
+            check_token,
         )
 
     @property
@@ -127,42 +132,28 @@ class ServerFactory(SSHFactory):
         return transport
 
 
-class ClientFactory(Factory):
+class _DiallingFactory(Factory):
     """Opens SSH connections; what it builds has ``ready``.
 
-    :param clock: for every timer.
-    :param username: the login name; no identity.
-    :param key: what to log in with.
-    :param certificate: the certificate for ``key``, if there is one.
-    :param check_host: from host key algorithm and blob to what was believed; raises to
-        hang up before we authenticate.
-    :param handler: what the connection talks to.
-    :param algorithms: what to offer.
-    :param make_connection: the service around the handler.
-    :param random: this many random bytes.
-    :raises ValueError: when key or certificate can do none of ``algorithms.user_keys``.
+    :param credentials: what to log in with.
     """
 
     noisy = False
 
     def __init__(
         self,
+        credentials: Credentials | TokenCredentials,
         *,
         clock: IReactorTime,
-        username: str,
-        key: PrivateKey,
-        certificate: Certificate | None,
         check_host: HostCheck,
         handler: ConnectionHandler,
-        limits: TransportLimits = DEFAULT_LIMITS,
-        algorithms: Algorithms = DEFAULT_ALGORITHMS,
-        make_connection: MakeConnection = Connection,
-        random: Callable[[int], bytes] = os.urandom,
+        limits: TransportLimits,
+        algorithms: Algorithms,
+        make_connection: MakeConnection,
+        random: Callable[[int], bytes],
     ) -> None:
+        self._credentials = credentials
         self._clock = clock
-        self._credentials = Credentials(username, key, certificate)
-        if not self._credentials.algorithms(algorithms.user_keys):
-            raise ValueError("nothing to log in with under any of the user keys listed")
         self._check_host = check_host
         self._make_service = lambda: make_connection(handler)
         self._limits = limits
@@ -182,3 +173,77 @@ class ClientFactory(Factory):
         )
         transport.factory = self
         return transport
+
+
+class ClientFactory(_DiallingFactory):
+    """Opens SSH connections and logs in by key; what it builds has ``ready``.
+
+    :param clock: for every timer.
+    :param username: the login name; no identity.
+    :param key: what to log in with.
+    :param certificate: the certificate for ``key``, if there is one.
+    :param check_host: from host key algorithm and blob to what was believed; raises to
+        hang up before we authenticate.
+    :param handler: what the connection talks to.
+    :param algorithms: what to offer.
+    :param make_connection: the service around the handler.
+    :param random: this many random bytes.
+    :raises ValueError: when key or certificate can do none of ``algorithms.user_keys``.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        username: str,
+        key: PrivateKey,
+        certificate: Certificate | None,
+        check_host: HostCheck,
+        handler: ConnectionHandler,
+        limits: TransportLimits = DEFAULT_LIMITS,
+        algorithms: Algorithms = DEFAULT_ALGORITHMS,
+        make_connection: MakeConnection = Connection,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        credentials = Credentials(username, key, certificate)
+        if not credentials.algorithms(algorithms.user_keys):
+            raise ValueError("nothing to log in with under any of the user keys listed")
+        super().__init__(
+            credentials,
+            clock=clock,
+            check_host=check_host,
+            handler=handler,
+            limits=limits,
+            algorithms=algorithms,
+            make_connection=make_connection,
+            random=random,
+        )
+
+
+class JoinFactory(_DiallingFactory):
+    """Opens SSH connections and logs in by token; what it builds has ``ready``.
+
+    :param clock: for every timer.
+    :param token: shown to a server that ``check_host`` has believed.
+    :param check_host: see :class:`ClientFactory`.
+    :param handler: what the connection talks to.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        token: str,
+        check_host: HostCheck,
+        handler: ConnectionHandler,
+    ) -> None:
+        super().__init__(
+            TokenCredentials(token),
+            clock=clock,
+            check_host=check_host,
+            handler=handler,
+            limits=DEFAULT_LIMITS,
+            algorithms=DEFAULT_ALGORITHMS,
+            make_connection=Connection,
+            random=os.urandom,
+        )

@@ -28,7 +28,7 @@ from rtunnel.ssh.host_key_update import HOST_KEYS, PROVE_HOST_KEYS, HostKeyUpdat
 from rtunnel.ssh.limits import TransportLimits
 from rtunnel.ssh.packet_transport import PacketTransport
 from rtunnel.ssh.userauth import USERAUTH_SERVICE, LoginRules, UserAuthServer
-from rtunnel.ssh.userauth_client import Credentials, UserAuthClient
+from rtunnel.ssh.userauth_client import Credentials, TokenCredentials, UserAuthClient
 from rtunnel.trust.identity import Identity
 from rtunnel.trust.login_proof import LoginProof
 from rtunnel.wire.algorithms import Algorithms, server_sig_algs
@@ -53,7 +53,7 @@ class ServerTransport(AdmittedTransport, SSHServerTransport):
     """The server's end.
 
     ``identity`` is who logged in, None until then; it never changes. ``login_proof`` is
-    what it was proven with.
+    what it was proven with, None for a token.
 
     :param host_keys: what to prove ourselves with, kept for the connection's life.
     :param rules: how to decide on logins.
@@ -115,7 +115,7 @@ class ServerTransport(AdmittedTransport, SSHServerTransport):
         self.setService(UserAuthServer(self._rules))
 
     def login_succeeded(
-        self, identity: Identity, service: SSHService, proof: LoginProof
+        self, identity: Identity, service: SSHService, proof: LoginProof | None
     ) -> None:
         """Tell the client, and run ``service`` for the rest of the connection."""
         self.identity = identity
@@ -153,7 +153,7 @@ class ClientTransport(PacketTransport, SSHClientTransport):
     def __init__(
         self,
         *,
-        credentials: Credentials,
+        credentials: Credentials | TokenCredentials,
         check_host: HostCheck,
         make_service: Callable[[], Connection],
         clock: IReactorTime,

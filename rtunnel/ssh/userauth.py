@@ -1,18 +1,23 @@
 """Logging in at our server: by key or certificate, once, and for good.
 
-Source: RFC 4252, RFC 8332 for RSA, draft-miller-ssh-cert for certificates. Only the
-method ``publickey`` exists. Why a login is refused is for our own log; the peer hears
-the same "no" whatever the reason.
+Source: RFC 4252, RFC 8332 for RSA, draft-miller-ssh-cert for certificates. There is the
+method ``publickey``, and for those who have no key yet, under the one login name
+``join``, the method ``password`` with a token; neither name takes the other's method.
+Why a login is refused is for our own log; the peer hears the same "no" whatever the
+reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import attrs
 from twisted.conch.ssh.service import SSHService
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from rtunnel.errors import (
     DISCONNECT_NO_MORE_AUTH_METHODS_AVAILABLE,
@@ -43,7 +48,19 @@ if TYPE_CHECKING:
 
 USERAUTH_SERVICE = b"ssh-userauth"
 
+#: The one login name that takes a token.
+JOIN_USERNAME = b"join"
+PASSWORD = b"password"
+
+#: Characters of a token that are looked at; ours are far shorter.
+MAX_TOKEN = 255
+
 _MAX_NAME_LENGTH = 64
+
+
+#: From a token and the peer's address to who that is; raises AuthenticationRefused, or
+#: ProtocolError to end the connection with a sentence for the peer.
+TokenCheck: TypeAlias = Callable[[str, str], Coroutine[Any, Any, Identity]]
 
 
 class LoginEvents(Protocol):
@@ -66,6 +83,13 @@ class LoginEvents(Protocol):
         :param reason: one sentence, for our own eyes.
         """
 
+    def token_refused(self, address: str, token: str, reason: str) -> None:
+        """A token was refused.
+
+        :param token: what was shown; never to be logged.
+        :param reason: one sentence, for our own eyes.
+        """
+
 
 @attrs.frozen
 class LoginRules:
@@ -75,11 +99,20 @@ class LoginRules:
         who that is; raises :class:`AuthenticationRefused`. Has no effects: it is asked
         before the peer has proven that it holds the key.
     :param make_service: the service that an identity gets.
+    :param check_token: says who has a token, and may take its time. None where nobody
+        can join; then ``join`` is a login name like any other.
     """
 
     identify: Callable[[bytes, bytes, str], Identity]
     make_service: Callable[[Identity], SSHService]
     events: LoginEvents | None = None
+    check_token: TokenCheck | None = None
+
+    def methods(self, username: bytes) -> tuple[bytes, ...]:
+        """The methods by which a login name can be used."""
+        if username == JOIN_USERNAME and self.check_token is not None:
+            return (PASSWORD,)
+        return (PUBLICKEY,)
 
 
 @attrs.frozen
@@ -133,11 +166,15 @@ class UserAuthServer(SSHService):
         self._rules = rules
         self._attempts = 0
         self._promised: tuple[bytes, bytes] | None = None
+        self._deciding: Deferred[Identity] | None = None
         # Refusals of keys that were shown only: none of them, if another one is taken.
         self._shown_in_vain: list[tuple[str, str]] = []
 
     def serviceStopped(self) -> None:
         """Somebody has logged in, or the connection is gone."""
+        deciding, self._deciding = self._deciding, None
+        if deciding is not None:
+            deciding.cancel()
         refusals, self._shown_in_vain = self._shown_in_vain, []
         for username, reason in refusals:
             self._tell_refused(username, reason)
@@ -154,11 +191,14 @@ class UserAuthServer(SSHService):
         username = reader.string(MAX_USERNAME_LENGTH)
         service = reader.string(_MAX_NAME_LENGTH)
         method = reader.string(_MAX_NAME_LENGTH)
-        if method != PUBLICKEY or service != CONNECTION_SERVICE:
+        if method not in self._rules.methods(username) or service != CONNECTION_SERVICE:
             self._count_attempt()
-            self._send_failure()
+            self._send_failure(username)
             return
         self.transport.login_attempted = True
+        if method == PASSWORD:
+            self._token_received(reader)
+            return
         request = PublicKeyRequest.parse(username, service, reader)
         promised, self._promised = self._promised, None
         if request.signature is None or promised != (request.algorithm, request.blob):
@@ -211,11 +251,7 @@ class UserAuthServer(SSHService):
             request.blob,
             request.signature,
         )
-        service = self._rules.make_service(identity)
-        self._shown_in_vain.clear()
-        if self._rules.events is not None:
-            self._rules.events.login_accepted(identity, self.transport.peer_address)
-        self.transport.login_succeeded(identity, service, proof)
+        self._take_in(identity, proof)
 
     def _refused(self, request: PublicKeyRequest, reason: str) -> None:
         username = printable(request.username)
@@ -223,19 +259,82 @@ class UserAuthServer(SSHService):
             self._shown_in_vain.append((username, reason))
         else:
             self._tell_refused(username, reason)
-        self._send_failure()
+        self._send_failure(request.username)
+
+    # By token.
+
+    def _token_received(self, reader: Reader) -> None:
+        """Read the rest of RFC 4252 section 8, and have it decided.
+
+        Until then no further message is taken: who was asked about is who gets in.
+        """
+        is_change = reader.boolean()
+        password = reader.string()
+        if is_change:
+            reader.string()
+        reader.end()
+        self._count_attempt()
+        self.transport.hold_messages()
+        token = "" if is_change else password.decode("utf-8", "replace")
+        self._deciding = Deferred.fromCoroutine(self._check_token(token))
+        self._deciding.addCallbacks(
+            lambda identity: self._token_decided(lambda: self._take_in(identity, None)),
+            lambda failure: self._token_not_good(token, failure),
+        ).addErrback(
+            lambda failure: self._log.failure("deciding about a token failed", failure)
+        )
+
+    async def _check_token(self, token: str) -> Identity:
+        assert self._rules.check_token is not None
+        if len(token) > MAX_TOKEN:
+            raise AuthenticationRefused("that is too long for a token")
+        return await self._rules.check_token(token, self.transport.peer_address)
+
+    def _token_not_good(self, token: str, failure: Failure) -> None:
+        if failure.check(CancelledError):
+            return
+        if isinstance(failure.value, ProtocolError):
+            self._token_decided(partial(_throw, failure.value))
+            return
+        if not failure.check(AuthenticationRefused):
+            self._log.failure("a token could not be checked", failure)
+        reason = str(failure.value)
+        self._token_decided(lambda: self._refuse_token(token, reason))
+
+    def _refuse_token(self, token: str, reason: str) -> None:
+        self._log_refused(printable(JOIN_USERNAME), reason)
+        if self._rules.events is not None:
+            self._rules.events.token_refused(self.transport.peer_address, token, reason)
+        self._send_failure(JOIN_USERNAME)
+
+    def _token_decided(self, act: Callable[[], None]) -> None:
+        self._deciding = None
+        self.transport.go_on(act)
+
+    # What both have in common.
+
+    def _take_in(self, identity: Identity, proof: LoginProof | None) -> None:
+        service = self._rules.make_service(identity)
+        self._shown_in_vain.clear()
+        if self._rules.events is not None:
+            self._rules.events.login_accepted(identity, self.transport.peer_address)
+        self.transport.login_succeeded(identity, service, proof)
 
     def _tell_refused(self, username: str, reason: str) -> None:
-        address = self.transport.peer_address
+        self._log_refused(username, reason)
+        if self._rules.events is not None:
+            self._rules.events.login_refused(
+                self.transport.peer_address, username, reason
+            )
+
+    def _log_refused(self, username: str, reason: str) -> None:
         if self.transport.may_log():
             self._log.info(
                 "login of {username} from {address} refused: {reason}",
                 username=username,
-                address=address,
+                address=self.transport.peer_address,
                 reason=printable(reason),
             )
-        if self._rules.events is not None:
-            self._rules.events.login_refused(address, username, reason)
 
     def _count_attempt(self) -> None:
         self._attempts += 1
@@ -245,7 +344,10 @@ class UserAuthServer(SSHService):
                 DISCONNECT_NO_MORE_AUTH_METHODS_AVAILABLE,
             )
 
-    def _send_failure(self) -> None:
-        self.transport.sendPacket(
-            MSG_USERAUTH_FAILURE, name_list([PUBLICKEY]) + boolean(False)
-        )
+    def _send_failure(self, username: bytes) -> None:
+        methods = name_list(self._rules.methods(username))
+        self.transport.sendPacket(MSG_USERAUTH_FAILURE, methods + boolean(False))
+
+
+def _throw(error: ProtocolError) -> None:
+    raise error

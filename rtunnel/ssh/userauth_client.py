@@ -1,7 +1,7 @@
-"""Logging in at a server: one key or certificate, one signed request, no questions.
+"""Logging in at a server: one key, certificate or token, one request, no questions.
 
-Source: RFC 4252 section 7. What we have is what there is: a server that says no is not
-asked a second time.
+Source: RFC 4252 sections 7 and 8. What we have is what there is: a server that says no
+is not asked a second time.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from twisted.logger import Logger
 
 from rtunnel.errors import AuthenticationFailed, ProtocolError
 from rtunnel.naming import printable
-from rtunnel.ssh.userauth import USERAUTH_SERVICE
+from rtunnel.ssh.userauth import JOIN_USERNAME, PASSWORD, USERAUTH_SERVICE
 from rtunnel.trust.login_proof import CONNECTION_SERVICE, PUBLICKEY, signed_data
 from rtunnel.wire.algorithms import signature_algorithm
 from rtunnel.wire.certificate import Certificate
-from rtunnel.wire.data_types import Reader, boolean, string
+from rtunnel.wire.data_types import Reader, boolean, string, text
 from rtunnel.wire.keys import PrivateKey
 from rtunnel.wire.numbers import (
     MSG_USERAUTH_BANNER,
@@ -74,6 +74,67 @@ class Credentials:
         # Some servers list less than they take; only their "no" is final.
         return candidates[0]
 
+    def request(self, transport: ClientTransport) -> bytes:
+        """The request to log in, signature and all.
+
+        .. code-block:: text
+
+            string    user name
+            string    service
+            string    "publickey"
+            boolean   true
+            string    algorithm
+            string    key or certificate
+            string    signature
+        """
+        username = self.username.encode("utf-8")
+        algorithm = self.algorithm(
+            transport.algorithms.user_keys, transport.server_sig_algs
+        )
+        data = signed_data(
+            transport.session_id, username, CONNECTION_SERVICE, algorithm, self.blob
+        )
+        signature = self.key.sign(data, signature_algorithm(algorithm))
+        return b"".join(
+            [
+                string(username),
+                string(CONNECTION_SERVICE),
+                string(PUBLICKEY),
+                boolean(True),
+                string(algorithm),
+                string(self.blob),
+                string(signature),
+            ]
+        )
+
+
+@attrs.frozen
+class TokenCredentials:
+    """A join token, for who has no certificate yet."""
+
+    token: str = attrs.field(repr=False)
+
+    def request(self, transport: ClientTransport) -> bytes:
+        """The request to log in, with the token as the password.
+
+        .. code-block:: text
+
+            string    user name
+            string    service
+            string    "password"
+            boolean   false
+            string    password
+        """
+        return b"".join(
+            [
+                string(JOIN_USERNAME),
+                string(CONNECTION_SERVICE),
+                string(PASSWORD),
+                boolean(False),
+                text(self.token),
+            ]
+        )
+
 
 class UserAuthClient(SSHService):
     """The service ``ssh-userauth`` at a client.
@@ -86,50 +147,14 @@ class UserAuthClient(SSHService):
 
     _log = Logger()
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, credentials: Credentials | TokenCredentials) -> None:
         self._credentials = credentials
         self._banners = 0
 
     def serviceStarted(self) -> None:
-        """Ask to log in, signature and all.
-
-        .. code-block:: text
-
-            string    user name
-            string    service
-            string    "publickey"
-            boolean   true
-            string    algorithm
-            string    key or certificate
-            string    signature
-        """
-        credentials = self._credentials
-        username = credentials.username.encode("utf-8")
-        algorithm = credentials.algorithm(
-            self.transport.algorithms.user_keys, self.transport.server_sig_algs
-        )
-        data = signed_data(
-            self.transport.session_id,
-            username,
-            CONNECTION_SERVICE,
-            algorithm,
-            credentials.blob,
-        )
-        signature = credentials.key.sign(data, signature_algorithm(algorithm))
-        self.transport.sendPacket(
-            MSG_USERAUTH_REQUEST,
-            b"".join(
-                [
-                    string(username),
-                    string(CONNECTION_SERVICE),
-                    string(PUBLICKEY),
-                    boolean(True),
-                    string(algorithm),
-                    string(credentials.blob),
-                    string(signature),
-                ]
-            ),
-        )
+        """Ask to log in."""
+        request = self._credentials.request(self.transport)
+        self.transport.sendPacket(MSG_USERAUTH_REQUEST, request)
 
     def packetReceived(self, messageNum: int, packet: bytes) -> None:
         """Take a message of the authentication protocol, numbers 50 to 79."""

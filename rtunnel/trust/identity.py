@@ -1,4 +1,4 @@
-"""Who logged in at a proxy: a user, an agent or another proxy.
+"""Who logged in at a proxy: a user, an agent, another proxy, or who wants to be one.
 
 An identity is frozen when the login is decided and travels with everything that is
 done in its name. Nothing in it comes from what the peer merely says.
@@ -13,6 +13,7 @@ import attrs
 
 from rtunnel.errors import InvalidName
 from rtunnel.naming import printable
+from rtunnel.trust.signing_role import Role
 from rtunnel.wire.certificate import Certificate
 from rtunnel.wire.keys import PublicKey
 
@@ -79,7 +80,27 @@ class PeerIdentity:
     valid_before: float | None
 
 
-Identity: TypeAlias = UserIdentity | AgentIdentity | PeerIdentity
+@attrs.frozen
+class JoinIdentity:
+    """The bearer of a join token: nobody yet.
+
+    :param kind: what it may become, an agent or a proxy.
+    :param cluster: whose agent, or the proxies' own.
+    :param token_id: by what people speak of the token.
+    :param token: itself; it is used up when a certificate is signed.
+    :param source: IP address that the connection comes from.
+    :param valid_before: POSIX time when the token expires.
+    """
+
+    kind: Role
+    cluster: str
+    token_id: str
+    token: str = attrs.field(repr=False)
+    source: str
+    valid_before: float | None
+
+
+Identity: TypeAlias = UserIdentity | AgentIdentity | PeerIdentity | JoinIdentity
 
 
 def check_uuid(name: str) -> str:

@@ -50,6 +50,12 @@ MAX_FINGERPRINTS: Final = 16
 #: What every line begins with; another number is another form.
 LINE_START: Final = "rtunnel-join=1"
 
+#: What everybody hears whose token does not do, whatever the reason.
+TOKEN_REFUSED: Final = (
+    "the token is not accepted: it was used, has expired, was withdrawn, or is for "
+    "something else; ask for a new one"
+)
+
 _TOKEN = re.compile(re.escape(TOKEN_PREFIX) + r"[A-Za-z0-9_-]{32}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")

@@ -93,6 +93,7 @@ class RecordingEvents:
     def __init__(self) -> None:
         self.accepted: list[tuple[Identity, str]] = []
         self.refused: list[tuple[str, str, str]] = []
+        self.tokens_refused: list[tuple[str, str, str]] = []
 
     def login_accepted(self, identity: Identity, address: str) -> None:
         """Keep it."""
@@ -101,6 +102,10 @@ class RecordingEvents:
     def login_refused(self, address: str, username: str, reason: str) -> None:
         """Keep it."""
         self.refused.append((address, username, reason))
+
+    def token_refused(self, address: str, token: str, reason: str) -> None:
+        """Keep it."""
+        self.tokens_refused.append((address, token, reason))
 
 
 class Wire(StringTransport):
