@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fuzz import (
     connections,
+    hostile_server,
     http,
     keys,
     messages,
@@ -27,6 +28,7 @@ HARNESSES: dict[str, Harness] = {
         transports,
         http,
         peers,
+        hostile_server,
     )
     for harness in module.HARNESSES
 }

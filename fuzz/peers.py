@@ -42,15 +42,15 @@ from rtunnel.errors import (
 )
 from rtunnel.errors import ConnectionClosed as Closed
 from rtunnel.naming import Target, check_cluster
-from rtunnel.proxy.client import Client, ClientOwner
+from rtunnel.proxy.client import Client
 from rtunnel.proxy.dispatch import Dispatcher, Reached
-from rtunnel.proxy.peer import Peer, PeerOwner
+from rtunnel.proxy.peer import Peer
 from rtunnel.proxy.status import status_document
+from rtunnel.proxy.target_connections import TargetConnection
 from rtunnel.proxy.tunnel import (
     CONTROL_CHANNEL,
     TRANSPORT_CHANNEL,
     Tunnel,
-    TunnelOwner,
 )
 from rtunnel.registry.records import ProxyRecord, TunnelRecord
 from rtunnel.ssh.channel import Channel
@@ -62,7 +62,12 @@ from rtunnel.testing import (
     RecordingHandler,
     RecordingReceiver,
 )
-from rtunnel.trust.identity import AgentIdentity, PeerIdentity, UserIdentity
+from rtunnel.trust.identity import (
+    AgentIdentity,
+    Identity,
+    PeerIdentity,
+    UserIdentity,
+)
 from rtunnel.trust.login_proof import CONNECTION_SERVICE, LoginProof, signed_data
 from rtunnel.wire.data_types import string, text, uint32
 
@@ -78,6 +83,22 @@ _USER = UserIdentity("alice", ("alice",), "alice", "SHA256:x", "192.0.2.7", None
 _HOUR = 3600.0
 
 
+class _Moods:
+    """What those do that are asked in the middle of a step; all 0 is what they should.
+
+    :param bits: two for each answer, used over and over.
+    """
+
+    def __init__(self, bits: bytes) -> None:
+        self._bits = int.from_bytes(bits)
+        self._answers = 0
+
+    def next(self) -> int:
+        """From 0 to 3."""
+        self._answers += 1
+        return self._bits >> 2 * (self._answers % 8) & 3
+
+
 class _Rogue:
     """One end of a connection that does what its script says.
 
@@ -89,12 +110,14 @@ class _Rogue:
     def __init__(
         self,
         script: Script,
+        moods: _Moods,
         handler: Any,
         clock: Clock,
         opens: Sequence[tuple[bytes, bytes]],
         requests: Sequence[tuple[bytes, bytes]],
     ) -> None:
         self.script = script
+        self.moods = moods
         self._opens = opens
         self._requests = requests
         self._channels: list[Channel] = []
@@ -113,12 +136,12 @@ class _Rogue:
         return self.pair.client
 
     async def _asked(self, request: OpenRequest) -> Attach:
-        if self.script.below(4) == 0:
+        if self.moods.next() == 3:
             raise OpenRefused(1, "no")
         return self._attach
 
     def _attach(self, channel: Channel) -> None:
-        channel.on_request = lambda name, data: self.script.below(2) == 0
+        channel.on_request = lambda name, data: self.moods.next() < 2
         channel.start(RecordingReceiver())
         self._channels.append(channel)
 
@@ -226,8 +249,9 @@ _STEPS: tuple[Callable[[_Rogue], None], ...] = (
 class _Dispatcher:
     """Stands for the way to all targets."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, moods: _Moods) -> None:
         self.script = script
+        self.moods = moods
         self.streams: list[MemoryStream] = []
         self.waiting: list[Deferred[None]] = []
         self.dialled: list[tuple[UserIdentity, Target]] = []
@@ -239,7 +263,7 @@ class _Dispatcher:
         self.dialled.append((user, target))
         assert check_cluster(target.cluster) == target.cluster
         assert 1 <= target.port <= 65535
-        match self.script.below(4):
+        match self.moods.next():
             case 1:
                 raise OpenRefused(2, "no")
             case 2:
@@ -278,22 +302,43 @@ class _Dispatcher:
 class _Owner:
     """Stands for the proxy."""
 
-    draining = False
-    may_record = True
-
     def __init__(self) -> None:
+        self.draining = False
+        self.may_record = True
+        self.expired = False
         self.started = 0
         self.ended = 0
         self.connections_ended = 0
         self.ids = 0
         self.events: list[Event] = []
+        self.joined: list[TargetConnection] = []
+
+    def change(self, script: Script) -> None:
+        """Something of the proxy changes, or it ends a connection to a target."""
+        match script.below(4):
+            case 0:
+                self.draining = not self.draining
+            case 1:
+                self.may_record = not self.may_record
+            case 2:
+                self.expired = not self.expired
+            case _:
+                if self.joined:
+                    self.joined[script.below(len(self.joined))].end("revoked")
 
     def record(self, event: Event) -> bool:
-        self.events.append(event)
-        return True
+        # What was never joined has no end.
+        if self.may_record or not isinstance(event, ConnectionOpened):
+            self.events.append(event)
+        return self.may_record
 
-    def connection_ended(self) -> None:
+    def connection_joined(self, connection: TargetConnection) -> None:
+        self.joined.append(connection)
+
+    def connection_ended(self, connection: TargetConnection) -> None:
         self.connections_ended += 1
+        if connection in self.joined:
+            self.joined.remove(connection)
 
     def new_connection_id(self) -> str:
         self.ids += 1
@@ -304,18 +349,31 @@ class _Owner:
         tunnels = [TunnelRecord("site", _ID, _ID, 1.5e9, 0.02, 3)]
         return status_document(own, [own], tunnels, ["site", "away"])
 
-    def has_started(self, handler: object) -> None:
+    def has_expired(self, identity: Identity) -> bool:
+        return self.expired
+
+    def client_started(self, client: Client) -> None:
         self.started += 1
 
-    def has_ended(self, handler: object) -> None:
+    def client_ended(self, client: Client) -> None:
         self.ended += 1
 
-    client_started = peer_started = has_started
-    client_ended = peer_ended = has_ended
+    def peer_started(self, peer: Peer) -> None:
+        self.started += 1
 
-    def check(self, open_connections: int, dispatcher: _Dispatcher) -> None:
+    def peer_ended(self, peer: Peer) -> None:
+        self.ended += 1
+
+    def check(
+        self, open_connections: Callable[[], int], dispatcher: _Dispatcher
+    ) -> None:
         """Every connection that was told of has ended, once."""
-        assert (self.started, self.ended, open_connections) == (1, 1, 0)
+        assert (self.started, self.ended) == (1, 1)
+        for stream in dispatcher.streams:
+            # What was closed in order still waits for its target to read.
+            stream.take()
+            assert stream.receiver is None or stream.finished
+        assert not open_connections()
 
         def ids(kind: type[Any]) -> list[str]:
             return sorted(e.connection_id for e in self.events if isinstance(e, kind))
@@ -325,8 +383,6 @@ class _Owner:
         if self.ids:
             # They are ours, so no two connections have the same.
             assert not set(opened) & set(ids(ConnectionRefused))
-        for stream in dispatcher.streams:
-            assert stream.receiver is None or stream.finished
 
 
 class _Client(_Rogue):
@@ -334,22 +390,26 @@ class _Client(_Rogue):
 
     def __init__(self, script: Script) -> None:
         self.owner = _Owner()
-        self.dispatcher = _Dispatcher(script)
+        moods = _Moods(script.take(2))
+        self.dispatcher = _Dispatcher(script, moods)
         clock = Clock()
         self.client = _make_client(self.owner, self.dispatcher, clock)
-        super().__init__(script, self.client, clock, _CLIENT_OPENS, _CLIENT_REQUESTS)
+        super().__init__(
+            script, moods, self.client, clock, _CLIENT_OPENS, _CLIENT_REQUESTS
+        )
 
     def decide(self) -> None:
-        self.dispatcher.decide()
+        if self.script.below(8) == 7:
+            self.owner.change(self.script)
+        else:
+            self.dispatcher.decide()
 
     def check(self) -> None:
-        self.owner.check(self.client.open_connections, self.dispatcher)
+        self.owner.check(lambda: self.client.open_connections, self.dispatcher)
 
 
 def _make_client(owner: _Owner, dispatcher: _Dispatcher, clock: Clock) -> Client:
-    return Client(
-        _USER, cast(ClientOwner, owner), cast(Dispatcher, dispatcher), clock, _ID
-    )
+    return Client(_USER, owner, cast(Dispatcher, dispatcher), clock, _ID)
 
 
 def _direct(host: bytes, port: int) -> bytes:
@@ -377,7 +437,7 @@ _CLIENT_REQUESTS = (
 
 def _direct_tcpip(data: bytes) -> None:
     """What depends on the type, of a channel open."""
-    dispatcher = _Dispatcher(Script(b"\0"))
+    dispatcher = _Dispatcher(Script(b""), _Moods(b""))
     client = _make_client(_Owner(), dispatcher, Clock())
     asking = client.channel_requested(OpenRequest(b"direct-tcpip", data))
     try:
@@ -396,8 +456,10 @@ class _Agent(_Rogue):
     """An agent that has logged in: its control channel, and its answers to dials."""
 
     def __init__(self, script: Script) -> None:
+        self.started = 0
         self.ended = 0
         self.in_service = 0
+        self.expired = False
         self.admitting: list[Deferred[None]] = []
         identity = AgentIdentity(
             cluster="site",
@@ -408,18 +470,28 @@ class _Agent(_Rogue):
             valid_before=2e9,
         )
         clock = Clock()
-        self.tunnel = Tunnel(identity, cast(TunnelOwner, self), clock, 5.0, 3, 1.5e9)
-        super().__init__(script, self.tunnel, clock, _AGENT_OPENS, _AGENT_REQUESTS)
+        moods = _Moods(script.take(2))
+        self.tunnel = Tunnel(identity, self, clock, 5.0, 3, 1.5e9)
+        super().__init__(
+            script, moods, self.tunnel, clock, _AGENT_OPENS, _AGENT_REQUESTS
+        )
 
     # TunnelOwner.
 
+    def has_expired(self, identity: Identity) -> bool:
+        return self.expired
+
+    def tunnel_started(self, tunnel: Tunnel) -> None:
+        self.started += 1
+
     async def admit(self, tunnel: Tunnel) -> bool:
         assert not tunnel.admitted and not self.ended
-        if self.script.below(2):
+        mood = self.moods.next()
+        if mood & 1:
             waiting: Deferred[None] = Deferred()
             self.admitting.append(waiting)
             await waiting
-        return self.script.below(4) > 0
+        return mood < 2
 
     def tunnel_in_service(self, tunnel: Tunnel) -> None:
         assert tunnel.admitted
@@ -434,7 +506,9 @@ class _Agent(_Rogue):
 
     def decide(self) -> None:
         tunnel = self.tunnel
-        match self.script.below(6):
+        match self.script.below(7):
+            case 6:
+                self.expired = not self.expired
             case 0:
                 if self.admitting:
                     self.admitting.pop().callback(None)
@@ -454,7 +528,7 @@ class _Agent(_Rogue):
         assert self.in_service <= 1
 
     def check(self) -> None:
-        assert self.ended == 1 and not self.tunnel.open_channels
+        assert self.started == self.ended == 1 and not self.tunnel.open_channels
 
 
 _AGENT_OPENS = (
@@ -480,7 +554,8 @@ class _Proxy(_Rogue):
 
     def __init__(self, script: Script) -> None:
         self.owner = _Owner()
-        self.dispatcher = _Dispatcher(script)
+        moods = _Moods(script.take(2))
+        self.dispatcher = _Dispatcher(script, moods)
         identity = PeerIdentity(
             proxy_id=_OTHER,
             names=("b",),
@@ -492,7 +567,7 @@ class _Proxy(_Rogue):
         clock = Clock()
         self.peer = Peer(
             identity,
-            cast(PeerOwner, self.owner),
+            self.owner,
             cast(Dispatcher, self.dispatcher),
             _identify,
             clock,
@@ -502,7 +577,9 @@ class _Proxy(_Rogue):
             missed=3,
             answers={b"question@rtunnel": self._answer},
         )
-        super().__init__(script, self.peer, clock, _PROXY_OPENS, _CLIENT_REQUESTS)
+        super().__init__(
+            script, moods, self.peer, clock, _PROXY_OPENS, _CLIENT_REQUESTS
+        )
 
     def _answer(self, data: bytes, identity: PeerIdentity) -> Awaitable[bytes]:
         answer: Deferred[bytes] = Deferred()
@@ -510,10 +587,13 @@ class _Proxy(_Rogue):
         return answer
 
     def decide(self) -> None:
-        self.dispatcher.decide()
+        if self.script.below(8) == 7:
+            self.owner.change(self.script)
+        else:
+            self.dispatcher.decide()
 
     def check(self) -> None:
-        self.owner.check(self.peer.open_connections, self.dispatcher)
+        self.owner.check(lambda: self.peer.open_connections, self.dispatcher)
         # Nobody is reached but for a person whose signature is right.
         assert all(user == _USER for user, _ in self.dispatcher.dialled)
 
@@ -544,9 +624,11 @@ _PROXY_OPENS = (
 )
 
 
-def _script(*steps: tuple[Callable[..., None], bytes]) -> bytes:
+def _script(*steps: tuple[Callable[..., None], bytes], moods: int = 0) -> bytes:
     """Steps, each with what it reads."""
-    return b"".join(bytes([_STEPS.index(step)]) + rest for step, rest in steps)
+    return moods.to_bytes(2) + b"".join(
+        bytes([_STEPS.index(step)]) + rest for step, rest in steps
+    )
 
 
 # Every change of data takes a number first, 0 for none.
@@ -568,13 +650,13 @@ def _asked(number: int) -> tuple[tuple[Callable[..., None], bytes], ...]:
 
 def _client_scripts() -> list[bytes]:
     write = (_Rogue.write, b"\0\4data\0")
-    data = ((_Rogue.decide, b"\0\0\4data"), (_Rogue.pump, b""), write)
-    eof = ((_Rogue.decide, b"\0\1"), (_Rogue.end, b"\0\0"), (_Rogue.pump, b""))
+    data = ((_Rogue.decide, b"\0\0\0\4data"), (_Rogue.pump, b""), write)
+    eof = ((_Rogue.decide, b"\0\0\1"), (_Rogue.end, b"\0\0"), (_Rogue.pump, b""))
     return [
         *(_script(*_opened(0), *_asked(number)) for number in range(9)),
         _script(*_opened(1), *data, *data, *eof),
-        _script(*_opened(1), *data, (_Rogue.decide, b"\0\3"), (_Rogue.pump, b"")),
-        _script(*_opened(2), (_Rogue.wait, b"\xff"), (_Rogue.decide, b"\0\4")),
+        _script(*_opened(1), *data, (_Rogue.decide, b"\0\0\3"), (_Rogue.pump, b"")),
+        _script(*_opened(2), (_Rogue.wait, b"\xff"), (_Rogue.decide, b"\0\0\4")),
         _script(*_opened(0), *[(_Rogue.wait, b"\xff")] * 2, *_asked(0)),
         _script(*_opened(3), (_Rogue.ask_globally, b"\1x"), (_Rogue.pump, b"")),
         _script(*_opened(1), (_Rogue.forge, b"\6\1\1\x08" + uint32(4) + b"data")),
@@ -586,6 +668,10 @@ def _agent_scripts() -> list[bytes]:
     return [
         _script(*up, *(step for number in (2, 3, 4) for step in _asked(number))),
         _script(*up, *_asked(0)),
+        *(
+            _script(*up, (_Rogue.decide, b"\0"), moods=moods)
+            for moods in (0x5555, 0xAAAA, 0xFFFF)
+        ),
         _script(*_opened(0), *_asked(1)),
         _script(*_opened(0), *_opened(1)),
         _script(*_opened(2), (_Rogue.wait, b"\xff")),
@@ -604,8 +690,12 @@ def _agent_scripts() -> list[bytes]:
 def _proxy_scripts() -> list[bytes]:
     write = (_Rogue.write, b"\0\4data\0")
     return [
-        *(_script(*_opened(number), write) for number in range(4)),
-        _script(*_opened(0), write, (_Rogue.decide, b"\0\2"), (_Rogue.pump, b"")),
+        *(
+            _script(*_opened(number), write, moods=moods)
+            for number in range(4)
+            for moods in (0, 0x5555, 0xAAAA)
+        ),
+        _script(*_opened(0), write, (_Rogue.decide, b"\0\0\2"), (_Rogue.pump, b"")),
         _script(*_opened(0), *[(_Rogue.wait, b"\xff"), (_Rogue.pump, b"")] * 3),
         _script((_Rogue.open, b"\0\1\x80\1x\1"), (_Rogue.pump, b"")),
     ]

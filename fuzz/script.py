@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class Script:
     """Reads decisions off an input; past its end all of them are 0 and empty.
@@ -49,3 +51,21 @@ class Script:
             put, cut = self.take(self.below(5)), self.below(5)
             payload = payload[:at] + put + payload[at + cut :]
         return payload
+
+    def spoiler(self) -> Callable[[bytes], bytes]:
+        """What changes, cuts, repeats or stretches a packet on its way."""
+        kind, where, value = self.take(3).ljust(3, b"\1")
+
+        def spoiled(data: bytes) -> bytes:
+            at = where % (len(data) + 1)
+            match kind % 4:
+                case 0:
+                    return data[:at] + bytes([value]) + data[at + 1 :]
+                case 1:
+                    return data[:at]
+                case 2:
+                    return data + data
+                case _:
+                    return data[:at] + bytes(value) + data[at:]
+
+        return spoiled

@@ -180,22 +180,8 @@ class _Server:
         self.client.send_bytes(b"")
 
     def spoil(self) -> None:
-        """Change, cut, or repeat the next packet."""
-        kind, where, value = self.script.take(3).ljust(3, b"\1")
-
-        def spoiled(data: bytes) -> bytes:
-            at = where % (len(data) + 1)
-            match kind % 4:
-                case 0:
-                    return data[:at] + bytes([value]) + data[at + 1 :]
-                case 1:
-                    return data[:at]
-                case 2:
-                    return data + data
-                case _:
-                    return data[:at] + bytes(value) + data[at:]
-
-        self.client.spoil = spoiled
+        """The next packet."""
+        self.client.spoil = self.script.spoiler()
 
     def wait(self) -> None:
         self.clock.advance(self.script.byte() / 16)
