@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -115,12 +116,37 @@ class _Heartbeat:
         self._process.communicate()
 
 
+class WaitingPeer:
+    """A peer that has said what it will ever say, and notes when it is sent away."""
+
+    def __init__(self, client: SocketClient) -> None:
+        self._client = client
+        self._started = time.monotonic()
+        self._after = 0.0
+        self._reason = ""
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._thread.start()
+
+    def _wait(self) -> None:
+        self._reason = self._client.wait_closed(60)
+        self._after = time.monotonic() - self._started
+
+    def result(self) -> tuple[float, str]:
+        """Wait for its end; after how many seconds that came, and why."""
+        self._thread.join()
+        return self._after, self._reason
+
+
 _heartbeats: dict[Deployment, _Heartbeat] = {}
+_waiting_peers: dict[str, list[WaitingPeer]] = {}
 _sources = (
     f"127.{block}.{n // 250}.{n % 250 + 1}"
     for block in itertools.count(30)
     for n in range(50_000)
 )
+
+
+_targets: dict[tuple[Deployment, str], int] = {}
 
 
 def _end_heartbeats() -> None:
@@ -143,6 +169,7 @@ class LimitTestCase(DeploymentTestCase):
 
     def setUp(self) -> None:
         """Somebody who is logged in all the while, and the log so far."""
+        self._clients: list[SocketClient] = []
         deployment = self.deployment
         (self.proxy,) = deployment.proxies
         person = deployment.directory / USER
@@ -153,9 +180,36 @@ class LimitTestCase(DeploymentTestCase):
             _end_heartbeats()
             pid = self.proxy.process.pid
             _heartbeats[deployment] = _Heartbeat(self.proxy.port, pid, person)
+            self._start_waiting_peers()
         self.heartbeat = _heartbeats[deployment]
         self._logged = len(self.proxy.process.output())
         self.addCleanup(self._assert_quiet_log)
+        self.addCleanup(self._close_clients)
+
+    def _start_waiting_peers(self) -> None:
+        """Those limits that are times are passed while the other tests go on."""
+        log_in = [self.arrive, self.begin, self.exchange, self.ask_to_log_in]
+        silent = [stage() for stage in log_in * 2]
+        stalled = [self.log_in() for _ in range(2)]
+        for client in stalled:
+            client.send(MSG_KEXINIT, client.kexinit().payload[1:])
+        self._clients.clear()
+        for name, clients in (("login", silent), ("exchange", stalled)):
+            _waiting_peers[name] = [WaitingPeer(client) for client in clients]
+
+    def waiting_peers(self, limit: str) -> list[WaitingPeer]:
+        """Those that were started with the deployment.
+
+        :param limit: what they wait for: ``login`` or ``exchange``.
+        """
+        return _waiting_peers[limit]
+
+    def target(self, behaviour: str) -> int:
+        """The port of a target that all tests share."""
+        key = self.deployment, behaviour
+        if key not in _targets:
+            _targets[key] = self.deployment.target(behaviour)
+        return _targets[key]
 
     def log(self) -> str:
         """What the proxy has logged since the test began."""
@@ -175,8 +229,12 @@ class LimitTestCase(DeploymentTestCase):
         key = options.pop("key", self.key)
         certificate = options.pop("certificate", self.certificate)
         client = SocketClient(self.proxy.port, key, certificate, **options)
-        self.addCleanup(client.close)
+        self._clients.append(client)
         return client
+
+    def _close_clients(self) -> None:
+        for client in self._clients:
+            client.close()
 
     def begin(self, **options: Any) -> SocketClient:
         """One that has said its version."""

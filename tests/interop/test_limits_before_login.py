@@ -942,3 +942,14 @@ class _Signer:
     def sign(self, data: bytes, algorithm: bytes) -> bytes:
         """Whatever the test says."""
         return self._sign(data)
+
+
+class WaitingTests(LimitTestCase):
+    """P3: the time that a login may take."""
+
+    def test_p3_time_from_accept_to_login(self) -> None:
+        """20 s, whatever has been said until then; all of them hear why."""
+        for peer in self.waiting_peers("login"):
+            after, reason = peer.result()
+            self.assertIn("not authenticated within 20 seconds", reason)
+            self.assertTrue(19.9 < after < 20 + 2, after)
