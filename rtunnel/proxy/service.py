@@ -373,12 +373,14 @@ class ProxyService(Service):
     def reload(self) -> None:
         """Read what may change, and reopen the audit file (SIGHUP).
 
-        That is the ``[[allow]]`` rules, this proxy's certificate, and the authorities.
+        That is the ``[[allow]]`` rules, this proxy's certificate, the authorities, and
+        the key revocation lists.
         A config file with errors changes nothing; each error is logged. So it is with
         keys and certificates.
         """
         self._audit.reopen()
         self._reload_credentials()
+        self._revocations.check_files()
         try:
             config = load_proxy(self._config.path)
         except ConfigError as error:
