@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import cast
 
-from twisted.conch.ssh.service import SSHService
-
 from fuzz.harness import Harness
 from fuzz.keys import (
     CA,
@@ -22,6 +20,7 @@ from fuzz.keys import (
 )
 from fuzz.script import Script
 from rtunnel.errors import AuthenticationFailed, ProtocolError
+from rtunnel.ssh.interfaces import ConnectionService
 from rtunnel.ssh.limits import DEFAULT_LIMITS
 from rtunnel.ssh.transport import ClientTransport, ServerTransport
 from rtunnel.ssh.userauth import LoginRules, UserAuthServer
@@ -68,7 +67,7 @@ class _Transport:
 
 class _ServerTransport(_Transport):
     def login_succeeded(
-        self, identity: Identity, service: SSHService, proof: object
+        self, identity: Identity, service: ConnectionService, proof: object
     ) -> None:
         assert self.identity is None
         self.identity = identity
@@ -91,7 +90,7 @@ _AUTHENTICATION = Authentication(
     authorized_keys=lambda: _KEYS,
     now=lambda: NOW,
 )
-_RULES = LoginRules(_AUTHENTICATION.identify, lambda identity: SSHService())
+_RULES = LoginRules(_AUTHENTICATION.identify, lambda identity: ConnectionService())
 
 
 def _request(data: bytes) -> None:

@@ -50,7 +50,7 @@ KEEPALIVE_PROBES = 4
 _PIECE = 65536
 
 #: Bytes read at a time, where Twisted can be passed by: one packet's.
-READ_SIZE = 120 * 1024
+READ_SIZE = 256 * 1024
 
 #: Where they are read to. One for all streams: what came is delivered, or copied,
 #: before the next read.

@@ -23,7 +23,7 @@ from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.trust.identity import Identity
 from rtunnel.trust.login_proof import LoginProof
 from rtunnel.wire.data_types import Reader, text, uint32
-from rtunnel.wire.numbers import MSG_DISCONNECT, MSG_UNIMPLEMENTED
+from rtunnel.wire.numbers import MSG_CHANNEL_DATA, MSG_DISCONNECT, MSG_UNIMPLEMENTED
 from rtunnel.wire.packet_cipher import Buffer
 
 
@@ -296,6 +296,10 @@ class MemoryTransport:
             self.is_writable = False
             if self.service is not None:
                 self.service.pause_writing()
+
+    def send_data(self, channel: int, data: Buffer, limit: int) -> None:
+        """Put one CHANNEL_DATA on its way."""
+        self.sendPacket(MSG_CHANNEL_DATA, uint32(channel) + uint32(len(data)), data)
 
     def disconnect(self, reason_code: int, description: str) -> None:
         """Say goodbye; the service is stopped when the messages have moved."""

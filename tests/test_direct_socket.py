@@ -110,7 +110,7 @@ class DirectSocketTests(TestCase):
     def fill(self) -> int:
         """Write until the kernel takes no more; how many bytes."""
         count = 0
-        while not self.transport._tempDataBuffer:
+        while not self.reader.direct.queued:
             self.reader.direct.write(bytes(100_000))
             count += 100_000
         return count
@@ -165,7 +165,7 @@ class DirectSocketTests(TestCase):
         self.assertEqual(self.peer.recv(100), b"direct again")
 
     async def test_the_producer_is_paused_and_resumed(self) -> None:
-        """When the kernel and then Twisted's queue are full, and when they are not."""
+        """When the kernel and then the queue are full, and when they are not."""
         producer = RecordingProducer()
         self.transport.registerProducer(producer, True)
         count = self.fill()
@@ -175,6 +175,67 @@ class DirectSocketTests(TestCase):
         await self.receive(count)
         await self.pause()
         self.assertFalse(producer.paused)
+
+    async def test_lent_memory_comes_back_when_it_was_sent(self) -> None:
+        """At once, or when the peer has read enough; the order stays."""
+        returned: list[memoryview] = []
+        memory = memoryview(bytearray(b"a" * 200_000))
+        self.reader.direct.write_lent(memory[:3], memory, returned.append)
+        self.assertEqual(returned, [memory])
+        self.assertEqual(await self.receive(3), b"aaa")
+        count = self.fill()
+        self.reader.direct.write_lent(memory, memory, returned.append)
+        self.reader.direct.write(b"end")
+        self.assertEqual(len(returned), 1)
+        received = await self.receive(count + 200_003)
+        self.assertEqual(received[count:], b"a" * 200_000 + b"end")
+        while len(returned) < 2:
+            await self.pause()
+        self.assertEqual(self.reader.direct.queued, 0)
+
+    async def test_lent_memory_comes_back_when_the_connection_is_gone(self) -> None:
+        """It will never be sent."""
+        returned: list[memoryview] = []
+        self.fill()
+        memory = memoryview(bytearray(200_000))
+        self.reader.direct.write_lent(memory, memory, returned.append)
+        self.transport.abortConnection()
+        await self.reader.lost
+        self.assertEqual(returned, [memory])
+        self.assertNotIn("doWrite", vars(self.transport))
+
+    async def test_closing_sends_what_waits(self) -> None:
+        """All of it, and then FIN."""
+        count = self.fill()
+        self.transport.loseConnection()
+        self.assertEqual(await self.receive(count), bytes(count))
+        await self.reader.lost
+        self.assertEqual(self.peer.recv(1), b"")
+
+    async def test_half_a_close_comes_after_what_waits(self) -> None:
+        """And the other way goes on."""
+        count = self.fill()
+        self.transport.loseWriteConnection()
+        self.assertEqual(await self.receive(count), bytes(count))
+        while True:
+            try:
+                self.assertEqual(self.peer.recv(1), b"")
+                break
+            except BlockingIOError:
+                await self.pause()
+        self.peer.sendall(b"still here")
+        while self.reader.data != b"still here":
+            await self.pause()
+
+    async def test_a_reset_while_data_waits_is_twisteds(self) -> None:
+        """The protocol hears of it from the reactor, and nothing is kept."""
+        self.fill()
+        linger = b"\1\0\0\0\0\0\0\0"
+        self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.peer.close()
+        await self.reader.lost
+        self.assertIsNotNone(self.reader.reason.check(error.ConnectionLost))
+        self.assertEqual(self.reader.direct.queued, 0)
 
     async def test_writing_after_the_end_is_ignored(self) -> None:
         """As Twisted ignores it."""

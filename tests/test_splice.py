@@ -329,7 +329,7 @@ class ChannelSpliceTests(SynchronousTestCase):
         other.start(RecordingReceiver())
         other_receiver = RecordingReceiver()
         other_near.start(other_receiver)
-        self.near.data_arrived(bytes(65537))
+        self.near.data_arrived(bytes(65537), 65537)
         self.pump()
         self.assertEqual(len(self.reports), 1)
         self.assertIn("65537 bytes", self.reports[0].reason)

@@ -259,9 +259,9 @@ class Channel:
     # What the connection calls, for the peer's messages. None of it raises anything
     # but ProtocolError, which ends the connection.
 
-    def data_arrived(self, data: Buffer) -> None:
-        """CHANNEL_DATA."""
-        violation = self._input.violation(len(data))
+    def data_arrived(self, data: Buffer, largest: int) -> None:
+        """CHANNEL_DATA: one message, or several of at most ``largest`` bytes."""
+        violation = self._input.violation(len(data), largest)
         if violation:
             self._violated(violation)
             return
@@ -271,7 +271,7 @@ class Channel:
 
     def extended_data_arrived(self, size: int) -> None:
         """CHANNEL_EXTENDED_DATA of ``size`` bytes: counted, and dropped."""
-        violation = self._input.violation(size)
+        violation = self._input.violation(size, size)
         if violation:
             self._violated(violation)
         else:
@@ -371,6 +371,10 @@ class Channel:
     def send(self, number: int, payload: bytes, data: Buffer = b"") -> None:
         """Send a message of this channel's."""
         self.connection.send(number, payload, data)
+
+    def send_data(self, data: Buffer, limit: int) -> None:
+        """Send data of this channel's, ``limit`` bytes in a packet."""
+        self.connection.send_data(self._recipient, data, limit)
 
     def wait_for_turn(self) -> None:
         """Have :meth:`take_turn` called."""

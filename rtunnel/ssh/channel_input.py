@@ -9,6 +9,9 @@ from rtunnel.wire.byte_queue import ByteQueue
 from rtunnel.wire.packet_cipher import Buffer
 from rtunnel.wire.window import ReceiveWindow
 
+#: Bytes delivered at a time of what was held.
+_PIECE = 256 * 1024
+
 
 class InputOwner(Protocol):
     """What the receiving half needs of its channel."""
@@ -74,16 +77,19 @@ class ChannelInput:
             return False
         return self.receiver is None or self.eof == self._eof_delivered
 
-    def violation(self, size: int) -> str:
-        """What is wrong with data of ``size`` bytes arriving now; empty if nothing."""
+    def violation(self, size: int, largest: int) -> str:
+        """What is wrong with data of ``size`` bytes arriving now; empty if nothing.
+
+        :param largest: bytes in the largest packet that it came in.
+        """
         if size > self.window.remaining:
             return (
                 f"the peer sent {size} bytes of data where the window has "
                 f"{self.window.remaining}"
             )
-        if size > self._max_packet:
+        if largest > self._max_packet:
             return (
-                f"the peer sent {size} bytes of data in a packet; "
+                f"the peer sent {largest} bytes of data in a packet; "
                 f"{self._max_packet} is the limit"
             )
         if self.eof:
@@ -128,7 +134,7 @@ class ChannelInput:
         held = self._held
         if held:
             while held and not self._paused:
-                self._deliver(receiver, held.take(self._max_packet))
+                self._deliver(receiver, held.take(_PIECE))
             if held:
                 return
         if self.eof and not self._eof_delivered and not self.discarding:

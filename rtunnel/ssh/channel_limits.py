@@ -49,7 +49,7 @@ class ChannelLimits:
     initial_window: int = 256 * KIB
     window_budget: int = 32 * MIB
     max_packet: int = 32 * KIB
-    own_packet: int = 120 * KIB
+    own_packet: int = 256 * KIB
     shared_packet: int = 64 * KIB
     queue: int = 16 * KIB
     channels: int = 1000

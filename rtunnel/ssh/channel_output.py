@@ -9,14 +9,13 @@ from typing import Protocol
 from twisted.internet.interfaces import IPushProducer
 
 from rtunnel.wire.byte_queue import ByteQueue
-from rtunnel.wire.numbers import MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA
+from rtunnel.wire.numbers import MSG_CHANNEL_EXTENDED_DATA
 from rtunnel.wire.packet_cipher import Buffer
 from rtunnel.wire.window import SendWindow
 
 #: SSH_EXTENDED_DATA_STDERR (RFC 4254 section 5.2).
 EXTENDED_DATA_STDERR = 1
 
-_DATA_HEADER = struct.Struct(">II")
 _EXTENDED_DATA_HEADER = struct.Struct(">III")
 
 
@@ -37,6 +36,9 @@ class OutputOwner(Protocol):
 
     def send(self, number: int, payload: bytes, data: Buffer = b"", /) -> None:
         """Send a message, ``data`` being its end."""
+
+    def send_data(self, data: Buffer, limit: int, /) -> None:
+        """Send CHANNEL_DATA, ``limit`` bytes of it in one packet."""
 
     def wait_for_turn(self) -> None:
         """Have :meth:`ChannelOutput.take_turn` called when the connection has room."""
@@ -128,9 +130,7 @@ class ChannelOutput:
             piece = data if count == size else memoryview(data)[start : start + count]
             window.remaining -= count
             left -= count
-            owner.send(
-                MSG_CHANNEL_DATA, _DATA_HEADER.pack(self._recipient, count), piece
-            )
+            owner.send_data(piece, limit)
         return size - left
 
     def write_extended(self, data: bytes) -> None:
@@ -201,8 +201,7 @@ class ChannelOutput:
             return False
         self.window.remaining -= size
         if queue is self._queue:
-            header = _DATA_HEADER.pack(self._recipient, size)
-            self._owner.send(MSG_CHANNEL_DATA, header, data)
+            self._owner.send_data(data, limit)
         else:
             header = _EXTENDED_DATA_HEADER.pack(
                 self._recipient, EXTENDED_DATA_STDERR, size

@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from twisted.conch.ssh.service import SSHService
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
@@ -30,6 +29,7 @@ from rtunnel.ssh.channel_opens import (
 from rtunnel.ssh.interfaces import (
     Attach,
     ConnectionHandler,
+    ConnectionService,
     OpenRequest,
     PacketTransport,
 )
@@ -53,6 +53,7 @@ from rtunnel.wire.numbers import (
     MSG_REQUEST_SUCCESS,
 )
 from rtunnel.wire.packet_cipher import Buffer
+from rtunnel.wire.packet_stream import DATA_FIELDS, read_data
 from rtunnel.wire.window import ReceiveWindow, SendWindow, WindowBudget
 
 __all__ = ["Attach", "Connection", "ConnectionHandler", "OpenRequest"]
@@ -64,7 +65,7 @@ SHARED_SECONDS = 0.1
 _NOT_OPEN = "a message for a channel that is not open"
 
 
-class Connection(SSHService):
+class Connection(ConnectionService):
     """One SSH connection's channels.
 
     :param handler: decides about what the peer asks.
@@ -243,14 +244,20 @@ class Connection(SSHService):
         """
         if self._lost is not None:
             return
-        if number == MSG_CHANNEL_DATA:
-            self._data(payload)
-            return
         receive = _RECEIVE.get(number)
         if receive is not None:
             receive(self, bytes(payload))
         else:
             self.transport.sendUnimplemented()
+
+    def data_received(self, number: int, data: Buffer, largest: int) -> None:
+        """See :class:`~rtunnel.ssh.interfaces.ConnectionService`."""
+        if self._lost is not None:
+            return
+        channel = self._channels.get(number)
+        if channel is None:
+            raise ProtocolError(_NOT_OPEN)
+        channel.data_arrived(data, largest)
 
     def pause_writing(self) -> None:
         """The transport has no room, or exchanges keys: send no data."""
@@ -276,6 +283,15 @@ class Connection(SSHService):
         """Send a message, unless the connection is gone."""
         if self._lost is None:
             self.transport.sendPacket(number, payload, data)
+
+    def send_data(self, channel: int, data: Buffer, limit: int) -> None:
+        """Send CHANNEL_DATA, unless the connection is gone.
+
+        :param channel: the peer's number of it.
+        :param limit: bytes of data in one packet.
+        """
+        if self._lost is None:
+            self.transport.send_data(channel, data, limit)
 
     def wait_for_turn(self, channel: Channel) -> None:
         """Have ``take_turn`` called when there is room."""
@@ -428,16 +444,9 @@ class Connection(SSHService):
         reader.end()
         return channel
 
-    def _data(self, payload: Buffer) -> None:
-        if len(payload) < 8:
-            raise ProtocolError("channel data without its length")
-        number, size = _TWO_NUMBERS.unpack_from(payload)
-        channel = self._channels.get(number)
-        if channel is None:
-            raise ProtocolError(_NOT_OPEN)
-        if len(payload) != size + 8:
-            raise ProtocolError("channel data of another length than it says")
-        channel.data_arrived(payload[8:])
+    def _data(self, payload: bytes) -> None:
+        number, size = read_data(payload)
+        self.data_received(number, payload[DATA_FIELDS:], size)
 
     def _extended_data(self, payload: bytes) -> None:
         reader = Reader(payload)
@@ -505,8 +514,9 @@ class Connection(SSHService):
             self._log.failure("ending a connection")
 
 
-#: Who takes which message. Channel data, which comes far more often, goes before it.
+#: Who takes which message.
 _RECEIVE = {
+    MSG_CHANNEL_DATA: Connection._data,
     MSG_GLOBAL_REQUEST: Connection._global_request,
     MSG_REQUEST_SUCCESS: Connection._request_success,
     MSG_REQUEST_FAILURE: Connection._request_failure,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import attrs
+from twisted.conch.ssh.service import SSHService
 from twisted.internet.interfaces import IReactorTime
 
 from rtunnel.trust.identity import Identity
@@ -30,6 +31,22 @@ class OpenRequest:
 
     kind: bytes
     data: bytes
+
+
+class ConnectionService(SSHService):
+    """What runs on a transport once the peer is authenticated."""
+
+    def data_received(self, number: int, data: Buffer, largest: int) -> None:
+        """Data of one CHANNEL_DATA, or of several in a row.
+
+        Each other message, and some of these, come by ``packetReceived``.
+
+        :param number: ours of the channel.
+        :param data: gone when this returns, if it is a view.
+        :param largest: bytes of data in the largest of these messages.
+        :raises ProtocolError: when it breaks the protocol or a limit.
+        """
+        raise NotImplementedError
 
 
 class ConnectionHandler(Protocol):
@@ -93,6 +110,9 @@ class PacketTransport(Protocol):
 
     def sendPacket(self, messageType: int, payload: bytes, data: Buffer = b"") -> None:
         """Send one message, ``data`` being its end."""
+
+    def send_data(self, channel: int, data: Buffer, limit: int) -> None:
+        """Send CHANNEL_DATA, ``limit`` bytes of it in one packet."""
 
     def disconnect(self, reason_code: int, description: str) -> None:
         """Send SSH_MSG_DISCONNECT and hang up."""

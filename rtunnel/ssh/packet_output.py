@@ -8,6 +8,7 @@ All three are bounded. Data should wait with its owner instead, which is what
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,9 @@ from zope.interface import implementer
 from rtunnel.direct_socket import DirectSocket
 from rtunnel.ssh.limits import TransportLimits
 from rtunnel.ssh.peer_socket import hang_up
+from rtunnel.ssh.write_batch import BATCH
 from rtunnel.wire.numbers import (
+    MSG_CHANNEL_DATA,
     MSG_DEBUG,
     MSG_DISCONNECT,
     MSG_IGNORE,
@@ -28,11 +31,14 @@ from rtunnel.wire.numbers import (
     MSG_UNIMPLEMENTED,
 )
 from rtunnel.wire.packet_cipher import Buffer
+from rtunnel.wire.packet_run import PacketRun, give_back
 from rtunnel.wire.packet_stream import BULK, PacketSealer
 
 #: Bytes collected during one read before they are handed to TCP all the same, so that
 #: TCP can say that it has had enough.
 MAX_CORKED = 64 * 1024
+
+_DATA_HEADER = struct.Struct(">II")
 
 #: What may be sent between our KEXINIT and our NEWKEYS (RFC 4253 section 7.1).
 DURING_EXCHANGE = frozenset(
@@ -79,7 +85,8 @@ class PacketOutput:
         self._direct: DirectSocket | None = None
         self._pieces: list[bytes] = []
         self._size = 0
-        self._corks = 0
+        self._run = PacketRun(sealer)
+        self._in_batch = False
         self._held: list[tuple[int, bytes, bytes]] = []
         self._held_size = 0
         self._tcp_is_full = False
@@ -98,7 +105,7 @@ class PacketOutput:
     def send_line(self, line: bytes) -> None:
         """Send our version line, given without its end."""
         self._pieces.append(line + b"\r\n")
-        self._flush_if_loose()
+        self._collected()
 
     def send(self, number: int, payload: bytes, data: Buffer = b"") -> None:
         """Send one packet, or queue it while a key exchange runs.
@@ -113,16 +120,46 @@ class PacketOutput:
         if self.is_holding and number not in DURING_EXCHANGE:
             self._hold(number, payload, bytes(data))
             return
-        if self._direct is not None and len(data) >= BULK:
+        run = self._run
+        if run.is_begun and not (
+            self._sealer.seals_in_place and run.has_room(len(payload) + len(data))
+        ):
             self.flush()
-            size = self._sealer.seal_bulk(number, payload, data, self._direct.write)
-            if size:
-                self._count_unread(size)
-                return
-        size = self._sealer.seal(number, payload, data, self._pieces)
-        self._size += size
-        if self._count_unread(size) and (not self._corks or self._size > MAX_CORKED):
+        if run.is_begun:
+            size = run.add(number, payload, data)
+        else:
+            size = self._sealer.seal(number, payload, data, self._pieces)
+            self._size += size
+        if self._count_unread(size):
+            self._collected()
+
+    def send_data(self, channel: int, data: Buffer, limit: int) -> None:
+        """Send CHANNEL_DATA, or queue it while a key exchange runs.
+
+        :param channel: the peer's number of it.
+        :param data: its memory is the caller's again when this returns.
+        :param limit: bytes of data in one packet, of which this may become a part.
+        """
+        if (
+            self._direct is None
+            or self._closed
+            or self.is_holding
+            or not self._sealer.seals_in_place
+            or not (len(data) >= BULK or self._run.is_begun)
+        ):
+            header = _DATA_HEADER.pack(channel, len(data))
+            self.send(MSG_CHANNEL_DATA, header, data)
+            return
+        run = self._run
+        if not run.has_room(len(data)):
             self.flush()
+        elif self._pieces:
+            run.add_sealed(b"".join(self._pieces))
+            self._pieces.clear()
+            self._size = 0
+        run.add_data(channel, data, limit)
+        if self._count_unread(len(data)):
+            self._collected()
 
     def _count_unread(self, size: int) -> bool:
         if self._tcp_is_full:
@@ -148,26 +185,28 @@ class PacketOutput:
         """Our NEWKEYS has been sent: what was held goes out, in its order."""
         self.is_holding = False
         held, self._held, self._held_size = self._held, [], 0
-        with self:
+        with BATCH:
             for packet in held:
                 self.send(*packet)
             self._update()
 
-    def __enter__(self) -> None:
-        """Collect what is sent until the block ends, for one write."""
-        self._corks += 1
-
-    def __exit__(self, *exception: object) -> None:
-        self._corks -= 1
-        self._flush_if_loose()
-
-    def _flush_if_loose(self) -> None:
-        if not self._corks:
+    def _collected(self) -> None:
+        """Something is to be sent: now, or when the batch ends."""
+        if not BATCH.is_open or self._size > MAX_CORKED:
             self.flush()
+        elif not self._in_batch:
+            self._in_batch = True
+            BATCH.add(self)
 
     def flush(self) -> None:
         """Hand to TCP what has been collected."""
-        if self._pieces:
+        self._in_batch = False
+        run = self._run
+        if run.is_begun:
+            assert self._direct is not None
+            packets, memory = run.take()
+            self._direct.write_lent(packets, memory, give_back)
+        elif self._pieces:
             pieces, self._pieces = self._pieces, []
             self._size = 0
             if self._direct is not None:
@@ -196,6 +235,7 @@ class PacketOutput:
         """The connection is gone: forget what was not sent."""
         self._closed = True
         self._pieces.clear()
+        self._run.drop()
         self._held.clear()
 
     def _update(self) -> None:
@@ -214,7 +254,7 @@ class PacketOutput:
         """TCP has sent all it had."""
         self._tcp_is_full = False
         self._unread = 0
-        with self:
+        with BATCH:
             self._update()
 
     def stopProducing(self) -> None:

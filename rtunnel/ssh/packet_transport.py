@@ -27,9 +27,11 @@ from rtunnel.errors import (
 )
 from rtunnel.naming import printable
 from rtunnel.ssh.exchanges import ExchangeContext, KeyExchanges
+from rtunnel.ssh.interfaces import ConnectionService
 from rtunnel.ssh.limits import TransportLimits
 from rtunnel.ssh.packet_output import PacketOutput
 from rtunnel.ssh.peer_socket import peer_address, set_user_timeout, tune_socket
+from rtunnel.ssh.write_batch import BATCH
 from rtunnel.wire import data_types
 from rtunnel.wire.algorithms import Algorithms
 from rtunnel.wire.data_types import Reader, string, uint32
@@ -113,6 +115,7 @@ class PacketTransport(SSHTransportBase):
         # Whether messages of the connection protocol go straight to the service.
         self._running = False
         self._deliver: Callable[[int, Buffer], None] = self._dispatch
+        self._deliver_data: Callable[[int, memoryview, int], None]
         self._direct: DirectSocket | None = None
         self._closing = False
         self._lost = False
@@ -187,7 +190,7 @@ class PacketTransport(SSHTransportBase):
 
     def begin(self) -> None:
         """Say who we are, and start the first key exchange without waiting."""
-        with self._output:
+        with BATCH:
             self._send_version()
             self.exchanges.start()
 
@@ -239,7 +242,7 @@ class PacketTransport(SSHTransportBase):
         if not self.close_reason:
             self.close_reason = text
         self._log_end(_DISCONNECTING, printable(text), reason_code)
-        with self._output:
+        with BATCH:
             self._send_version()
             self._output.send(
                 MSG_DISCONNECT,
@@ -321,7 +324,7 @@ class PacketTransport(SSHTransportBase):
 
     def _guard(self, take: Callable[..., None], *arguments: Any) -> None:
         """Do what the peer asks for, whatever comes of it."""
-        with self._output:
+        with BATCH:
             try:
                 take(*arguments)
                 if self._rekey_is_due():
@@ -377,7 +380,10 @@ class PacketTransport(SSHTransportBase):
                 break
             number, payload = packet
             if self._running and _FIRST_OF_CONNECTION <= number < _FIRST_LOCAL:
-                self._deliver(number, payload)
+                if isinstance(payload, memoryview):
+                    self._deliver_data(*self._opener.gather(payload))
+                else:
+                    self._deliver(number, payload)
             elif self.may_dispatch(number, payload):
                 self._dispatch(number, payload)
             else:
@@ -486,6 +492,19 @@ class PacketTransport(SSHTransportBase):
         if self._rekey_is_due():
             self.exchanges.start()
 
+    def send_data(self, channel: int, data: Buffer, limit: int) -> None:
+        """Send CHANNEL_DATA, which may become part of the packet before.
+
+        :param channel: the peer's number of it.
+        :param data: its memory is the caller's again when this returns.
+        :param limit: bytes of data in one packet.
+        """
+        if self._closing:
+            return
+        self._output.send_data(channel, data, limit)
+        if self._rekey_is_due():
+            self.exchanges.start()
+
     def sendUnimplemented(self) -> None:
         """Tell the peer that we do not know the message that came last.
 
@@ -557,13 +576,14 @@ class PacketTransport(SSHTransportBase):
         service.transport = self
         service.serviceStarted()
 
-    def start_service(self, service: SSHService) -> None:
+    def start_service(self, service: ConnectionService) -> None:
         """The peer is authenticated: run ``service`` until the connection ends."""
         _cancel(self._login_timer)
         self._login_timer = None
         self.authenticated = True
         self._running = not self.exchanges.peer_is_bound
         self._deliver = service.packetReceived
+        self._deliver_data = service.data_received
         self._opener.limit = self.limits.max_packet
         self.set_tcp_user_timeout(0)
         if self._direct is not None:

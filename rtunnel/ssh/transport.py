@@ -25,6 +25,7 @@ from rtunnel.ssh.connection import Connection
 from rtunnel.ssh.exchanges import ClientKeyExchanges, HostCheck, ServerKeyExchanges
 from rtunnel.ssh.host_key import HostKey
 from rtunnel.ssh.host_key_update import HOST_KEYS, PROVE_HOST_KEYS, HostKeyUpdate
+from rtunnel.ssh.interfaces import ConnectionService
 from rtunnel.ssh.limits import TransportLimits
 from rtunnel.ssh.packet_transport import PacketTransport
 from rtunnel.ssh.userauth import USERAUTH_SERVICE, LoginRules, UserAuthServer
@@ -115,7 +116,7 @@ class ServerTransport(AdmittedTransport, SSHServerTransport):
         self.setService(UserAuthServer(self._rules))
 
     def login_succeeded(
-        self, identity: Identity, service: SSHService, proof: LoginProof | None
+        self, identity: Identity, service: ConnectionService, proof: LoginProof | None
     ) -> None:
         """Tell the client, and run ``service`` for the rest of the connection."""
         self.identity = identity

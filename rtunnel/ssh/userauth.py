@@ -26,6 +26,7 @@ from rtunnel.errors import (
     RtunnelError,
 )
 from rtunnel.naming import printable
+from rtunnel.ssh.interfaces import ConnectionService
 from rtunnel.trust.identity import Identity
 from rtunnel.trust.login_proof import (
     CONNECTION_SERVICE,
@@ -104,7 +105,7 @@ class LoginRules:
     """
 
     identify: Callable[[bytes, bytes, str], Identity]
-    make_service: Callable[[Identity], SSHService]
+    make_service: Callable[[Identity], ConnectionService]
     events: LoginEvents | None = None
     check_token: TokenCheck | None = None
 

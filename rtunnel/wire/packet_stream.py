@@ -6,9 +6,11 @@ arrive when is decided above.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 from rtunnel.errors import ProtocolError
+from rtunnel.wire.buffer_pool import BufferPool
 from rtunnel.wire.bulk_cipher import BulkCipher
 from rtunnel.wire.numbers import MSG_CHANNEL_DATA
 from rtunnel.wire.packet_cipher import (
@@ -36,16 +38,14 @@ _HEADROOM = 320 * 1024
 #: use only from a read until what came has been dealt with.
 _received = bytearray()
 
-#: Buffers for what has been decrypted, and what is to be encrypted, while no one has
-#: them. Rarely more than one of each: a packet is dealt with before the next is opened.
-_plain_buffers: list[memoryview] = []
-_packet_buffers: list[memoryview] = []
+#: For what has been decrypted. Rarely more than one: a packet is dealt with before the
+#: next is opened.
+_plain_buffers = BufferPool(READ_SIZE + 1024)
 
-
-def _take(buffers: list[memoryview], size: int) -> memoryview:
-    if buffers and len(buffers[-1]) >= size:
-        return buffers.pop()
-    return memoryview(bytearray(max(size, 64 * 1024)))
+#: The two numbers in front of channel data, and where in a packet's body that begins.
+_TWO_NUMBERS = struct.Struct(">II")
+DATA_FIELDS = _TWO_NUMBERS.size
+_DATA_START = 2 + DATA_FIELDS
 
 
 class PacketSealer:
@@ -57,11 +57,20 @@ class PacketSealer:
     :param random: this many random bytes, for padding.
     """
 
-    __slots__ = ("_bulk", "_cipher", "_random", "packets", "sealed", "sequence")
+    __slots__ = (
+        "_bulk",
+        "_cipher",
+        "_random",
+        "_spare",
+        "packets",
+        "sealed",
+        "sequence",
+    )
 
     def __init__(self, random: Callable[[int], bytes]) -> None:
         self._cipher: PacketCipher = ClearCipher()
         self._random = random
+        self._spare = b""
         self._bulk: BulkCipher | None = None
         self.sequence = 0
         self.packets = 0
@@ -84,44 +93,37 @@ class PacketSealer:
         self._count(size)
         return size
 
-    def seal_bulk(
-        self,
-        number: int,
-        payload: Buffer,
-        data: Buffer,
-        send: Callable[[memoryview], None],
-    ) -> int:
-        """Hand one packet to ``send`` in memory that is used again.
+    @property
+    def seals_in_place(self) -> bool:
+        """Whether :meth:`seal_in_place` works under the present keys."""
+        return self._bulk is not None
 
-        :param number: the message number.
-        :param payload: the message without it.
-        :param data: more of the message.
-        :param send: must be done with the packet when it returns.
-        :return: bytes in the packet; 0 when the cipher cannot do this, and nothing has
-            been sent.
+    def seal_in_place(self, body: memoryview, end: int, out: memoryview) -> int:
+        """Write one packet to ``out``, memory that is used again.
+
+        :param body: from its second byte to ``end`` a message with its number. Before
+            and behind it the padding gets written.
+        :param out: room for the packet, and more.
+        :return: bytes in the packet.
         """
         cipher = self._bulk
-        if cipher is None:
-            return 0
-        length = 1 + len(payload) + len(data)
-        padding = padding_length(cipher, length)
-        data_start = 2 + len(payload)
-        data_end = 1 + length
-        end = data_end + padding
-        size = LENGTH_SIZE + end + cipher.tag_length
-        body = _take(_plain_buffers, end)
-        packet = _take(_packet_buffers, size)
+        assert cipher is not None
+        padding = padding_length(cipher, end - 1)
         body[0] = padding
-        body[1] = number
-        body[2:data_start] = payload
-        body[data_start:data_end] = data
-        body[data_end:end] = self._random(padding)
-        cipher.seal_into(body[:end], packet[:size])
+        padded = end + padding
+        body[end:padded] = self._padding(padding)
+        size = LENGTH_SIZE + padded + cipher.tag_length
+        cipher.seal_into(body[:padded], out[:size])
         self._count(size)
-        _plain_buffers.append(body)
-        send(packet[:size])
-        _packet_buffers.append(packet)
         return size
+
+    def _padding(self, count: int) -> bytes:
+        # Asking the kernel for each packet's padding costs more than its header.
+        spare = self._spare
+        if len(spare) < count:
+            spare = self._random(256)
+        self._spare = spare[count:]
+        return spare[:count]
 
     def _count(self, size: int) -> None:
         self.sequence = (self.sequence + 1) & _SEQUENCE_MASK
@@ -157,6 +159,7 @@ class PacketOpener:
         "_bulk",
         "_cipher",
         "_length",
+        "_next",
         "_offset",
         "_plain",
         "limit",
@@ -175,6 +178,8 @@ class PacketOpener:
         self._buffer: Buffer = b""
         self._offset = 0
         self._length: int | None = None
+        # Opened, but not taken yet.
+        self._next: tuple[int, Buffer] | None = None
         self.limit = limit
         self.sequence = 0
         self.packets = 0
@@ -228,7 +233,7 @@ class PacketOpener:
 
     def _release_plain(self) -> None:
         if self._plain is not None:
-            _plain_buffers.append(self._plain)
+            _plain_buffers.give_back(self._plain)
             self._plain = None
 
     def next_packet(self) -> tuple[int, Buffer] | None:
@@ -241,6 +246,65 @@ class PacketOpener:
         :raises ProtocolError: for a length or padding that cannot be, a packet with no
             message in it, and one that is not authentic.
         """
+        if self._next is not None:
+            packet, self._next = self._next, None
+            return packet
+        length = self._next_length()
+        if length is None:
+            return None
+        body: Buffer
+        if self._bulk is None or length < BULK:
+            start, end = self._offset, self._packet_end(length)
+            with memoryview(self._buffer) as view:
+                body = self._cipher.open(self.sequence, view[start:end])
+        else:
+            self._release_plain()
+            self._plain = _plain_buffers.take(length)
+            body = self._plain[:length]
+            self._open_into(body)
+        number, payload = self._opened(body)
+        if number != MSG_CHANNEL_DATA:
+            payload = bytes(payload)
+        return number, payload
+
+    def gather(self, payload: memoryview) -> tuple[int, memoryview, int]:
+        """Channel data, joined with what follows it on the same channel.
+
+        :param payload: of the CHANNEL_DATA that :meth:`next_packet` gave last, a view.
+        :return: our number of the channel, the data of one packet or several, which is
+            a view of memory that is used again at the next call, and the bytes of data
+            in the largest of these packets.
+        :raises ProtocolError: as :meth:`next_packet`.
+        """
+        channel, size = read_data(payload)
+        data = payload[DATA_FIELDS:]
+        if self._plain is None:
+            return channel, data, size
+        plain, largest, end = self._plain, size, _DATA_START + size
+        while (length := self._next_length()) is not None and length >= BULK:
+            # The packet's data is to come right behind the data that is there. What is
+            # in front of it comes where the end of that is, which is put back.
+            start = end - _DATA_START
+            if start + length > len(plain):
+                break
+            overlaid = bytes(plain[start:end])
+            body = plain[start : start + length]
+            self._open_into(body)
+            number, message = self._opened(body)
+            if number == MSG_CHANNEL_DATA and len(message) > DATA_FIELDS:
+                another, size = read_data(message)
+                if another == channel:
+                    plain[start:end] = overlaid
+                    largest = max(largest, size)
+                    end += size
+                    continue
+            self._next = number, bytes(message)
+            plain[start:end] = overlaid
+            break
+        return channel, plain[_DATA_START:end], largest
+
+    def _next_length(self) -> int | None:
+        """What the length field of the next packet says; None if it is not all here."""
         buffer, offset, cipher = self._buffer, self._offset, self._cipher
         length = self._length
         if length is None:
@@ -255,31 +319,33 @@ class PacketOpener:
             )
             check_packet_length(cipher, length, self.limit)
             self._length = length
-        end = offset + LENGTH_SIZE + length + cipher.tag_length
-        if len(buffer) < end:
+        if len(buffer) < self._packet_end(length):
             return None
-        self._release_plain()
-        body: Buffer
-        with memoryview(buffer) as view:
-            if self._bulk is None or length < BULK:
-                body = cipher.open(self.sequence, view[offset:end])
-            else:
-                self._plain = _take(_plain_buffers, length)
-                body = self._plain[:length]
-                self._bulk.open_into(view[offset:end], body)
+        return length
+
+    def _packet_end(self, length: int) -> int:
+        return self._offset + LENGTH_SIZE + length + self._cipher.tag_length
+
+    def _open_into(self, body: memoryview) -> None:
+        assert self._bulk is not None
+        start, end = self._offset, self._packet_end(len(body))
+        with memoryview(self._buffer) as view:
+            self._bulk.open_into(view[start:end], body)
+
+    def _opened(self, body: Buffer) -> tuple[int, Buffer]:
+        """Count a packet and take it apart."""
+        length = len(body)
         padding = body[0]
         payload_end = length - padding
         if padding < MIN_PADDING or payload_end < 2:
             raise ProtocolError("a packet with impossible padding or no message")
+        end = self._packet_end(length)
+        self.packets += 1
+        self.opened += end - self._offset
+        self.sequence = (self.sequence + 1) & _SEQUENCE_MASK
         self._offset = end
         self._length = None
-        self.sequence = (self.sequence + 1) & _SEQUENCE_MASK
-        self.packets += 1
-        self.opened += end - offset
-        number, payload = body[1], body[2:payload_end]
-        if number != MSG_CHANNEL_DATA:
-            payload = bytes(payload)
-        return number, payload
+        return body[1], body[2:payload_end]
 
     def change_keys(self, cipher: PacketCipher, reset_sequence: bool) -> None:
         """Use ``cipher`` from the next packet on: the peer's NEWKEYS has been read.
@@ -292,3 +358,16 @@ class PacketOpener:
         self.opened = 0
         if reset_sequence:
             self.sequence = 0
+
+
+def read_data(payload: Buffer) -> tuple[int, int]:
+    """Channel and size of CHANNEL_DATA.
+
+    :raises ProtocolError: when the size is not that of the data.
+    """
+    if len(payload) < DATA_FIELDS:
+        raise ProtocolError("channel data without its length")
+    channel, size = _TWO_NUMBERS.unpack_from(payload)
+    if len(payload) != DATA_FIELDS + size:
+        raise ProtocolError("channel data of another length than it says")
+    return channel, size

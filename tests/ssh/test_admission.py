@@ -125,9 +125,7 @@ class AdmissionTests(SynchronousTestCase):
         with self.assertRaises(Refused) as caught:
             enter(where, "192.0.2.1")
         self.assertEqual(str(caught.exception), "come again later")
-        self.assertEqual(
-            caught.exception.reason_code, DISCONNECT_SERVICE_NOT_AVAILABLE
-        )
+        self.assertEqual(caught.exception.reason_code, DISCONNECT_SERVICE_NOT_AVAILABLE)
         self.assertEqual(where.unauthenticated, 0)
         closed = None
         enter(where, "192.0.2.1")

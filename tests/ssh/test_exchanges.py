@@ -14,7 +14,7 @@ from rtunnel.ssh.transport import ServerTransport
 from rtunnel.wire.data_types import string, uint32
 from rtunnel.wire.keys import PrivateKey, PublicKey
 from rtunnel.wire.numbers import (
-    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EXTENDED_DATA,
     MSG_CHANNEL_WINDOW_ADJUST,
     MSG_DEBUG,
     MSG_DISCONNECT,
@@ -69,10 +69,11 @@ class RekeyTests(SynchronousTestCase):
             target.service.received.clear()
             sent = [b"%d" % index + bytes(size) for index in range(count)]
             for data in sent:
-                origin.transport.sendPacket(MSG_CHANNEL_DATA, data)
+                origin.transport.sendPacket(MSG_CHANNEL_EXTENDED_DATA, data)
             pair.pump()
             self.assertEqual(
-                target.service.received, [(MSG_CHANNEL_DATA, data) for data in sent]
+                target.service.received,
+                [(MSG_CHANNEL_EXTENDED_DATA, data) for data in sent],
             )
 
     def test_either_end_may_start(self) -> None:
@@ -95,10 +96,12 @@ class RekeyTests(SynchronousTestCase):
         for number in range(100):
             for end in pair.ends:
                 end.transport.exchanges.start()
-                end.transport.sendPacket(MSG_CHANNEL_DATA, b"%d" % number)
+                end.transport.sendPacket(MSG_CHANNEL_EXTENDED_DATA, b"%d" % number)
             pair.pump()
             self.assertEqual(completed(pair), (number + 2, number + 2))
-        expected = [(MSG_CHANNEL_DATA, b"%d" % number) for number in range(100)]
+        expected = [
+            (MSG_CHANNEL_EXTENDED_DATA, b"%d" % number) for number in range(100)
+        ]
         for end in pair.ends:
             self.assertEqual(end.service.received, expected)
 
@@ -117,7 +120,9 @@ class RekeyTests(SynchronousTestCase):
                 TransportLimits(rekey_bytes=100_000, exchange_free_bytes=100_000)
             )
             for _ in range(20):
-                pair.ends[sender].transport.sendPacket(MSG_CHANNEL_DATA, bytes(30_000))
+                pair.ends[sender].transport.sendPacket(
+                    MSG_CHANNEL_EXTENDED_DATA, bytes(30_000)
+                )
                 pair.pump()
             count = completed(pair)[0]
             self.assertTrue(4 <= count <= 7, count)
@@ -127,7 +132,7 @@ class RekeyTests(SynchronousTestCase):
         """However small they are."""
         pair = logged_in(TransportLimits(rekey_packets=50, exchange_burst=10))
         for _ in range(200):
-            pair.client_transport.sendPacket(MSG_CHANNEL_DATA, b"x")
+            pair.client_transport.sendPacket(MSG_CHANNEL_EXTENDED_DATA, b"x")
             pair.pump()
         self.assertTrue(4 <= completed(pair)[0] <= 6, completed(pair))
         self.assertEqual(len(pair.server.service.received), 200)
@@ -160,14 +165,15 @@ class RekeyTests(SynchronousTestCase):
         server.exchanges.start()
         raw.read()
         for index in range(5):
-            server.sendPacket(MSG_CHANNEL_DATA, b"%d" % index)
+            server.sendPacket(MSG_CHANNEL_EXTENDED_DATA, b"%d" % index)
         raw.read()
         self.assertEqual(raw.numbers(), [MSG_KEXINIT])
         ours = raw.kexinit()
         raw.send(MSG_KEXINIT, ours.payload[1:])
         raw.exchange_keys(ours)
         self.assertEqual(
-            raw.received, [(MSG_CHANNEL_DATA, b"%d" % index) for index in range(5)]
+            raw.received,
+            [(MSG_CHANNEL_EXTENDED_DATA, b"%d" % index) for index in range(5)],
         )
 
     def test_what_may_be_sent_meanwhile_is_sent(self) -> None:
@@ -186,11 +192,13 @@ class RekeyTests(SynchronousTestCase):
         raw = RawClient(server).log_in()
         server.exchanges.start()
         raw.read()
-        raw.send(MSG_CHANNEL_DATA, b"on its way")
-        self.assertEqual(running(server).received, [(MSG_CHANNEL_DATA, b"on its way")])
+        raw.send(MSG_CHANNEL_EXTENDED_DATA, b"on its way")
+        self.assertEqual(
+            running(server).received, [(MSG_CHANNEL_EXTENDED_DATA, b"on its way")]
+        )
         raw.send(MSG_KEXINIT, raw.kexinit().payload[1:])
-        raw.send(MSG_CHANNEL_DATA, b"too late")
-        self.assertEqual(server.close_reason, "message 94 in a key exchange")
+        raw.send(MSG_CHANNEL_EXTENDED_DATA, b"too late")
+        self.assertEqual(server.close_reason, "message 95 in a key exchange")
 
     def test_what_the_peer_may_send_between_its_kexinit_and_newkeys(self) -> None:
         """Messages 1 to 4 and key exchange, nothing else (RFC 4253 section 7.1)."""
@@ -303,7 +311,7 @@ class BudgetTests(SynchronousTestCase):
         raw = RawClient(make_server(Clock())).log_in()
         for _ in range(30):
             for _ in range(17):
-                raw.send(MSG_CHANNEL_DATA, bytes(32 * 1024))
+                raw.send(MSG_CHANNEL_EXTENDED_DATA, bytes(32 * 1024))
             self.assertEqual(self.rekeys(raw, 1), 1)
 
     def test_those_that_we_start_are_free(self) -> None:
@@ -425,7 +433,9 @@ class BackPressureTests(SynchronousTestCase):
         pair = logged_in()
         pair.server_transport.exchanges.start()
         for _ in range(32):
-            pair.server_transport.sendPacket(MSG_CHANNEL_DATA, bytes(16), bytes(2**15))
+            pair.server_transport.sendPacket(
+                MSG_CHANNEL_EXTENDED_DATA, bytes(16), bytes(2**15)
+            )
         self.assertIn("too much waits", pair.server_transport.close_reason)
 
     def test_a_peer_that_answers_nothing_cannot_make_answers_pile_up(self) -> None:
@@ -434,11 +444,11 @@ class BackPressureTests(SynchronousTestCase):
         server = make_server(Clock(), limits=limits)
         raw = RawClient(server).log_in()
         running(server).answer = lambda number, payload: server.sendPacket(
-            MSG_CHANNEL_DATA, payload
+            MSG_CHANNEL_EXTENDED_DATA, payload
         )
         server.exchanges.start()
         for _ in range(65):
-            raw.send(MSG_CHANNEL_DATA, b"x")
+            raw.send(MSG_CHANNEL_EXTENDED_DATA, b"x")
         self.assertIn("too much waits", server.close_reason)
 
     def test_a_peer_that_does_not_read_is_given_up(self) -> None:
@@ -487,7 +497,9 @@ class BackPressureTests(SynchronousTestCase):
                 case "send":
                     data = b"%d" % step + bytes(size)
                     sent[index].append(data)
-                    end.transport.sendPacket(MSG_CHANNEL_DATA, data[:5], data[5:])
+                    end.transport.sendPacket(
+                        MSG_CHANNEL_EXTENDED_DATA, data[:5], data[5:]
+                    )
                 case "rekey":
                     end.transport.exchanges.start()
                 case "full":
@@ -502,7 +514,7 @@ class BackPressureTests(SynchronousTestCase):
         for index, end in enumerate(pair.ends):
             self.assertEqual(
                 end.service.received,
-                [(MSG_CHANNEL_DATA, data) for data in sent[1 - index]],
+                [(MSG_CHANNEL_EXTENDED_DATA, data) for data in sent[1 - index]],
             )
             self.assertTrue(end.transport.is_writable)
             told = [what for what in end.service.told if what != "started"]

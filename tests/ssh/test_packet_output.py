@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.testing import StringTransport
@@ -11,6 +12,7 @@ from zope.interface.verify import verifyObject
 
 from rtunnel.ssh.limits import DEFAULT_LIMITS
 from rtunnel.ssh.packet_output import MAX_CORKED, PacketOutput
+from rtunnel.ssh.write_batch import BATCH
 from rtunnel.wire.packet_stream import PacketOpener, PacketSealer
 
 
@@ -49,23 +51,45 @@ class PacketOutputTests(SynchronousTestCase):
         """And what is collected leaves when the outermost block ends."""
         self.output.send(94, b"a", b"b")
         self.assertEqual(self.sent(), [(94, b"ab")])
-        with self.output:
+        with BATCH:
             self.output.send(95, b"c")
-            with self.output:
+            with BATCH:
                 self.output.send(96, b"d")
             self.assertEqual(len(self.sent()), 1)
         self.assertEqual(self.sent(), [(94, b"ab"), (95, b"c"), (96, b"d")])
 
     def test_collects_no_more_than_it_should(self) -> None:
         """So that TCP can say that it has enough while a read goes on."""
-        with self.output:
+        with BATCH:
             for _ in range(3):
                 self.output.send(94, bytes(MAX_CORKED // 2))
             self.assertEqual(len(self.sent()), 2)
 
+    def test_a_batch_holds_what_goes_to_other_connections(self) -> None:
+        """What one read causes leaves at its end, wherever it goes."""
+        other = PacketOutput(
+            PacketSealer(os.urandom), DEFAULT_LIMITS, lambda: None, self.reasons.append
+        )
+        transport = StringTransport()
+        other.connect(transport)
+        with BATCH:
+            self.output.send(94, b"here")
+            other.send(94, b"there")
+            self.assertEqual((self.sent(), transport.value()), ([], b""))
+        self.assertEqual(self.sent(), [(94, b"here")])
+        self.assertIn(b"there", transport.value())
+
+    def test_data_without_a_direct_way_goes_as_any_message(self) -> None:
+        """Over TLS, say; in a packet of its own."""
+        with BATCH:
+            for _ in range(2):
+                self.output.send_data(7, b"x" * 3000, 2**18)
+        packet = (94, struct.pack(">II", 7, 3000) + b"x" * 3000)
+        self.assertEqual(self.sent(), [packet, packet])
+
     def test_closing_sends_what_was_collected_and_nothing_after(self) -> None:
         """The producer is taken off first, or TCP would not close."""
-        with self.output:
+        with BATCH:
             self.output.send(1, b"bye")
             self.output.close(linger=True)
             self.output.send(94, b"late")

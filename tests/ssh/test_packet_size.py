@@ -54,21 +54,19 @@ class PacketSizeTests(SynchronousTestCase):
         channel = self.open()
         self.assertEqual(self.sent(channel, 100 * KIB), [64 * KIB, 36 * KIB])
         self.alone()
-        self.assertEqual(
-            self.sent(channel, 400 * KIB), [120 * KIB, 120 * KIB, 120 * KIB, 40 * KIB]
-        )
+        self.assertEqual(self.sent(channel, 400 * KIB), [256 * KIB, 144 * KIB])
 
     def test_packets_are_small_while_others_send(self) -> None:
         """One byte of another channel is enough, and both have them."""
         bulk, other = self.open(), self.open()
         self.sent(bulk, 1)
         self.alone()
-        self.assertEqual(self.sent(bulk, 120 * KIB), [120 * KIB])
+        self.assertEqual(self.sent(bulk, 256 * KIB), [256 * KIB])
         self.sent(other, 1)
         self.assertEqual(max(self.sent(bulk, 200 * KIB)), 64 * KIB)
         self.assertEqual(max(self.sent(other, 200 * KIB)), 64 * KIB)
         self.alone()
-        self.assertEqual(self.sent(other, 120 * KIB), [120 * KIB])
+        self.assertEqual(self.sent(other, 256 * KIB), [256 * KIB])
 
     def test_a_queue_is_sent_in_the_packets_of_its_time(self) -> None:
         """What waited for the connection, too."""
@@ -95,9 +93,9 @@ class PacketSizeTests(SynchronousTestCase):
         """And a byte more ends the channel."""
         channel = self.open()
         far = self.handler.channels[-1]
-        far.data_arrived(bytes(120 * KIB))
+        far.data_arrived(bytes(256 * KIB), 256 * KIB)
         self.assertTrue(far.is_open)
-        far.data_arrived(bytes(120 * KIB + 1))
+        far.data_arrived(bytes(256 * KIB + 1), 256 * KIB + 1)
         self.assertFalse(far.is_open)
         self.pair.pump()
         self.assertFalse(channel.is_open)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
-from twisted.conch.ssh.service import SSHService
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IPushProducer
@@ -20,6 +19,7 @@ from rtunnel.ssh.admitted_transport import Listener
 from rtunnel.ssh.connection import Connection
 from rtunnel.ssh.handshake_turns import HandshakeTurns
 from rtunnel.ssh.host_key import HostKey
+from rtunnel.ssh.interfaces import ConnectionService
 from rtunnel.ssh.limits import DEFAULT_LIMITS, TransportLimits
 from rtunnel.ssh.log_rate import LogRate
 from rtunnel.ssh.transport import ClientTransport, ServerTransport
@@ -29,7 +29,10 @@ from rtunnel.trust.identity import Identity, UserIdentity
 from rtunnel.trust.login_proof import CONNECTION_SERVICE
 from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, Algorithms
 from rtunnel.wire.certificate import Certificate, parse_public_key
+from rtunnel.wire.data_types import string, uint32
 from rtunnel.wire.keys import PrivateKey, PublicKey
+from rtunnel.wire.numbers import MSG_CHANNEL_DATA
+from rtunnel.wire.packet_cipher import Buffer
 from rtunnel.wire.source_address import Network
 from tests.ssh.scripted_client import ScriptedClient
 
@@ -55,7 +58,7 @@ def believe(algorithm: bytes, blob: bytes) -> Certificate | PublicKey:
     return parse_public_key(algorithm, blob)
 
 
-class RecordingService(SSHService):
+class RecordingService(ConnectionService):
     """Keeps what it gets and what it is told; answers as told."""
 
     name = CONNECTION_SERVICE
@@ -77,6 +80,11 @@ class RecordingService(SSHService):
         """Keep it, then answer."""
         self.received.append((messageNum, bytes(packet)))
         self.answer(messageNum, packet)
+
+    def data_received(self, number: int, data: Buffer, largest: int) -> None:
+        """Keep it as the one message that it stands for."""
+        payload = uint32(number) + string(bytes(data))
+        self.packetReceived(MSG_CHANNEL_DATA, payload)
 
     def pause_writing(self) -> None:
         """Keep that."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import sys
 import time
 
@@ -54,10 +55,39 @@ def packets(opener: PacketOpener) -> list[tuple[int, bytes]]:
 
 def sealed_in_place(sealer: PacketSealer, number: int, data: bytes) -> bytes:
     """One packet, made in memory that is used again."""
-    sent: list[bytes] = []
-    size = sealer.seal_bulk(number, data[:8], data[8:], lambda p: sent.append(bytes(p)))
-    assert size == len(sent[0])
-    return sent[0]
+    end = 2 + len(data)
+    body = memoryview(bytearray(end + 64))
+    body[1] = number
+    body[2:end] = data
+    out = memoryview(bytearray(end + 100))
+    return bytes(out[: sealer.seal_in_place(body, end, out)])
+
+
+def gathered(opener: PacketOpener) -> list[tuple[int, int, bytes]]:
+    """All that are there, data gathered: number, channel, data."""
+    found = []
+    for number, payload in iter(opener.next_packet, None):
+        if isinstance(payload, memoryview):
+            channel, data, _ = opener.gather(payload)
+        else:
+            channel, data = (
+                struct.unpack_from(">I", payload)[0],
+                memoryview(payload)[8:],
+            )
+        found.append((number, channel, bytes(data)))
+    opener.keep()
+    return found
+
+
+def joined(messages: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+    """Messages, with those in a row of data on one channel made one."""
+    made: list[tuple[int, int, bytes]] = []
+    for number, channel, data in messages:
+        if made and number == 94 and made[-1][:2] == (94, channel):
+            made[-1] = (94, channel, made[-1][2] + data)
+        else:
+            made.append((number, channel, data))
+    return made
 
 
 def put(opener: PacketOpener, data: bytes) -> None:
@@ -167,10 +197,74 @@ class PacketStreamTests(SynchronousTestCase):
         self.assertRaises(ProtocolError, opener.next_packet)
 
     def test_ciphers_that_cannot_seal_in_place_say_so(self) -> None:
-        """And nothing has been sent then."""
-        sealer, _ = pair("ctr")
-        self.assertEqual(sealer.seal_bulk(94, b"", bytes(9000), self.fail), 0)
-        self.assertEqual(sealer.packets, 0)
+        """The others do, once they have keys."""
+        for cipher, expected in (("ctr", False), ("clear", False), ("gcm", True)):
+            self.assertEqual(pair(cipher)[0].seals_in_place, expected)
+
+    @settings(deadline=None, max_examples=150)
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from([93, 94, 94, 94, 94]),
+                st.integers(1, 2),
+                st.sampled_from([0, 1, BULK - 20, BULK, 5000, 32768, 200_000]),
+            ),
+            min_size=1,
+            max_size=12,
+        ),
+        st.lists(st.integers(1, READ_SIZE), max_size=4),
+    )
+    def test_data_is_gathered_and_nothing_else_changes(
+        self, messages: list[tuple[int, int, int]], cuts: list[int]
+    ) -> None:
+        """The same bytes come in the same order, each channel's by itself."""
+        sealer, opener = pair()
+        expected: list[tuple[int, int, bytes]] = []
+        stream = b""
+        for index, (number, channel, size) in enumerate(messages):
+            data = bytes([65 + index]) * size
+            fields = struct.pack(">II", channel, size)
+            stream += sealed(sealer, number, fields + data)
+            expected.append((number, channel, data))
+        received: list[tuple[int, int, bytes]] = []
+        for cut in [*cuts, len(stream)]:
+            for start in range(0, cut, READ_SIZE):
+                put(opener, stream[start : min(cut, start + READ_SIZE)])
+                received += gathered(opener)
+            stream = stream[cut:]
+        self.assertEqual(joined(received), joined(expected))
+        self.assertEqual((opener.packets, opener.buffered), (len(messages), 0))
+
+    def test_gathering_joins_what_came_together(self) -> None:
+        """And says how large the largest of the packets was."""
+        sealer, opener = pair()
+        sizes = (5000, 9000, 7000)
+        put(
+            opener,
+            b"".join(
+                sealed(sealer, 94, struct.pack(">II", 7, size) + bytes(size))
+                for size in sizes
+            ),
+        )
+        packet = opener.next_packet()
+        assert packet is not None and isinstance(packet[1], memoryview)
+        channel, data, largest = opener.gather(packet[1])
+        self.assertEqual((channel, len(data), largest), (7, sum(sizes), 9000))
+        self.assertIsNone(opener.next_packet())
+
+    def test_gathering_stops_at_what_is_wrong(self) -> None:
+        """A size that is not the data's, and a packet that is not authentic."""
+        good = struct.pack(">II", 7, 5000) + bytes(5000)
+        wrong = struct.pack(">II", 7, 4999) + bytes(5000)
+        for second, flip in ((wrong, 0), (good, 1)):
+            sealer, opener = pair()
+            first = sealed(sealer, 94, good)
+            tampered = bytearray(sealed(sealer, 94, second))
+            tampered[100] ^= flip
+            put(opener, first + tampered)
+            packet = opener.next_packet()
+            assert packet is not None and isinstance(packet[1], memoryview)
+            self.assertRaises(ProtocolError, opener.gather, packet[1])
 
     @settings(deadline=None, max_examples=200)
     @given(st.binary(max_size=300))

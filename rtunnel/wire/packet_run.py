@@ -1,0 +1,151 @@
+"""Packets sealed one behind the other, in memory that is used again, for one write.
+
+Pure. Data that follows other data of the same channel becomes part of its packet while
+that has room: a relay that gets packets of 32 KiB sends on packets of the size that the
+next peer takes.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from rtunnel.wire.buffer_pool import BufferPool
+from rtunnel.wire.numbers import MSG_CHANNEL_DATA
+from rtunnel.wire.packet_cipher import Buffer
+from rtunnel.wire.packet_stream import PacketSealer
+
+#: Bytes of a run. A write of as much as a socket is read at a time.
+RUN_SIZE = 512 * 1024
+
+#: Bytes at most by which a packet is longer than its data: length, padding length,
+#: message number, channel, data length, padding, tag.
+OVERHEAD = 4 + 1 + 1 + 4 + 4 + 31 + 32
+
+#: A packet's body up to its data: padding length, message number, channel, data length.
+_DATA_HEADER = struct.Struct(">BBII")
+_DATA_START = _DATA_HEADER.size
+
+_runs = BufferPool(RUN_SIZE)
+_bodies = BufferPool(256 * 1024 + OVERHEAD)
+
+
+class PacketRun:
+    """What one end of a connection sends next; for ciphers that seal in place.
+
+    :param sealer: whose packets these are. Nothing else may be sealed by it between
+        :meth:`add` or :meth:`add_data` and :meth:`take`.
+    """
+
+    __slots__ = ("_body", "_channel", "_end", "_memory", "_sealer", "_size")
+
+    def __init__(self, sealer: PacketSealer) -> None:
+        self._sealer = sealer
+        self._memory: memoryview | None = None
+        self._size = 0
+        # The packet that still grows: its body, where that ends, its channel.
+        self._body: memoryview | None = None
+        self._end = 0
+        self._channel = -1
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is anything to be sent."""
+        return self._memory is not None
+
+    def has_room(self, size: int) -> bool:
+        """Whether a packet with ``size`` bytes of data fits, if there are others."""
+        growing = 0 if self._body is None else self._end + OVERHEAD
+        return not self._size + growing or (
+            self._size + growing + size + OVERHEAD <= RUN_SIZE
+        )
+
+    def add_sealed(self, data: bytes) -> None:
+        """Append packets that the sealer has made already; the run's first."""
+        self._begin(len(data))[: len(data)] = data
+        self._size = len(data)
+
+    def add(self, number: int, payload: Buffer, data: Buffer = b"") -> int:
+        """Append a packet.
+
+        :param number: the message number.
+        :param payload: the message without it.
+        :param data: more of the message.
+        :return: bytes of it.
+        """
+        self._seal_growing()
+        data_start = 2 + len(payload)
+        end = data_start + len(data)
+        body = _bodies.take(end + OVERHEAD)
+        body[1] = number
+        body[2:data_start] = payload
+        body[data_start:end] = data
+        return self._seal(body, end)
+
+    def add_data(self, channel: int, data: Buffer, limit: int) -> None:
+        """Append CHANNEL_DATA, as part of the packet before if that is possible.
+
+        :param channel: the peer's number of it.
+        :param limit: bytes of data in one packet; no more are given at once.
+        """
+        body = self._body
+        if body is not None:
+            end = self._end + len(data)
+            room = min(_DATA_START + limit, len(body) - OVERHEAD)
+            if channel == self._channel and end <= room:
+                body[self._end : end] = data
+                self._end = end
+                return
+            self._seal_growing()
+        self._begin(len(data))
+        body = self._body = _bodies.take(limit + OVERHEAD)
+        self._end = _DATA_START + len(data)
+        self._channel = channel
+        body[_DATA_START : self._end] = data
+
+    def take(self) -> tuple[memoryview, memoryview]:
+        """The packets, and the memory that they are in.
+
+        The caller gives it to :func:`give_back` when they have been sent. After that
+        the run begins anew.
+        """
+        self._seal_growing()
+        memory = self._memory
+        assert memory is not None
+        packets = memory[: self._size]
+        self._memory = None
+        self._size = 0
+        return packets, memory
+
+    def drop(self) -> None:
+        """Forget what was not taken."""
+        if self._body is not None:
+            _bodies.give_back(self._body)
+            self._body = None
+        if self._memory is not None:
+            _runs.give_back(self._memory)
+            self._memory = None
+        self._size = 0
+
+    def _begin(self, size: int) -> memoryview:
+        if self._memory is None:
+            self._memory = _runs.take(size + OVERHEAD)
+        return self._memory
+
+    def _seal_growing(self) -> None:
+        body, self._body = self._body, None
+        if body is not None:
+            size = self._end - _DATA_START
+            _DATA_HEADER.pack_into(body, 0, 0, MSG_CHANNEL_DATA, self._channel, size)
+            self._seal(body, self._end)
+
+    def _seal(self, body: memoryview, end: int) -> int:
+        memory = self._begin(end)
+        size = self._sealer.seal_in_place(body, end, memory[self._size :])
+        self._size += size
+        _bodies.give_back(body)
+        return size
+
+
+def give_back(memory: memoryview) -> None:
+    """Let the memory of a run that has been sent be used again."""
+    _runs.give_back(memory)
