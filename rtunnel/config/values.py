@@ -31,6 +31,7 @@ from rtunnel.config.checks import (
 )
 from rtunnel.ssh.penalties import LOOPBACK
 from rtunnel.trust.policy import AllowRule
+from rtunnel.trust.renewal import AGENT_VALIDITY, PROXY_VALIDITY
 from rtunnel.trust.targets import TargetPatterns
 
 #: An allow list that allows nothing.
@@ -142,6 +143,29 @@ class RevocationConfig:
 
 
 @attrs.frozen
+class CertificatesConfig:
+    """``[certificates]``: how long those are valid that this proxy signs by itself, for
+    newcomers and when they are renewed.
+
+    :param agent_ttl: seconds, for agents.
+    :param proxy_ttl: seconds, for proxies.
+    """
+
+    agent_ttl: Seconds = float(AGENT_VALIDITY)
+    proxy_ttl: Seconds = float(PROXY_VALIDITY)
+
+
+@attrs.frozen
+class RenewalConfig:
+    """``[renewal]`` of an agent.
+
+    :param fresh_key: whether each new certificate is for a new key.
+    """
+
+    fresh_key: Flag = False
+
+
+@attrs.frozen
 class DrainConfig:
     """``[drain]``.
 
@@ -200,6 +224,7 @@ class ProxyConfig:
     limits: LimitsConfig = LimitsConfig()
     drain: DrainConfig = DrainConfig()
     local: LocalConfig = LocalConfig()
+    certificates: CertificatesConfig = CertificatesConfig()
     revocation: RevocationConfig = RevocationConfig()
     audit: AuditConfig = AuditConfig()
     allow: tuple[AllowRule, ...] = ()
@@ -228,3 +253,4 @@ class AgentConfig:
     resolve: Mapping[str, str] = MappingProxyType({})
     ssh: AgentSshConfig = attrs.field(factory=AgentSshConfig)
     tunnel: TunnelConfig = TunnelConfig()
+    renewal: RenewalConfig = RenewalConfig()

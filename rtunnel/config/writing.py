@@ -53,6 +53,9 @@ PROXY_COMMENTS = {
     '"host:port", "*.lan:22", "10.0.0.0/8:22"',
     "revocation.krl": "OpenSSH key revocation lists (ssh-keygen -k), read again when "
     "they change",
+    "certificates.agent_ttl": "seconds that agents' certificates are valid which this "
+    "proxy signs by itself; renewed at two thirds of it",
+    "certificates.proxy_ttl": "likewise of proxies",
     "audit.path": "JSON lines",
     "audit.required": "take nobody while it cannot be written",
     "allow": "who may reach what; no rule, no access; reloaded on SIGHUP",
@@ -69,6 +72,7 @@ AGENT_COMMENTS = {
     **AGENT_ALGORITHM_COMMENTS,
     "tunnel.heartbeat": "seconds between heartbeats",
     "tunnel.missed": "missed before a tunnel is dead",
+    "renewal.fresh_key": "make a new key for each new certificate",
 }
 
 #: The rule that a new proxy starts with.

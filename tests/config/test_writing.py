@@ -78,6 +78,10 @@ timeout = 30                     # seconds that open channels get after SIGTERM
 [local]
 allow = []                       # targets of this proxy's own cluster that it may dial itself, "host:port", "*.lan:22", "10.0.0.0/8:22"
 
+[certificates]
+agent_ttl = 86400                # seconds that agents' certificates are valid which this proxy signs by itself; renewed at two thirds of it
+proxy_ttl = 604800               # likewise of proxies
+
 [revocation]
 krl = []                         # OpenSSH key revocation lists (ssh-keygen -k), read again when they change
 
@@ -109,6 +113,9 @@ user_key_algorithms = []         # to log in with; default: whatever the agent's
 [tunnel]
 heartbeat = 5                    # seconds between heartbeats
 missed = 3                       # missed before a tunnel is dead
+
+[renewal]
+fresh_key = false                # make a new key for each new certificate
 """  # noqa: E501
 
 
