@@ -11,7 +11,7 @@ login more time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -66,8 +66,11 @@ class OpenConnection(Protocol):
     def target(self) -> Target:
         """Where it leads."""
 
-    def end(self, reason: str) -> None:
-        """End it, for a reason that goes into the audit log."""
+    def forbid(self, reason: str) -> None:
+        """It is to end, for a reason that goes into the audit log."""
+
+    def end(self) -> None:
+        """End it."""
 
 
 class LiveLogins:
@@ -132,7 +135,7 @@ class LiveLogins:
         self._look_by(connection.user.valid_before)
         reason = self._revocations().reason(connection.user)
         if reason is not None:
-            connection.end(reason)
+            self._end_connections({connection: reason})
 
     def remove_connection(self, connection: OpenConnection) -> None:
         """A connection is over."""
@@ -154,27 +157,30 @@ class LiveLogins:
         :param reason_for: from an identity to a sentence for the audit log, or None.
         :param told: what the other end hears.
         """
+        forbidden = {}
+        for connection in self._connections:
+            reason = reason_for(connection.user)
+            if reason is not None:
+                forbidden[connection] = reason
+                connection.forbid(reason)
         # The logins first: they hear why before their channels close.
         for login in list(self._logins):
             reason = reason_for(login.identity)
             if reason is not None:
                 self._end_login(login, reason, told)
-        for connection in list(self._connections):
-            reason = reason_for(connection.user)
-            if reason is not None:
-                with self._one_fault_ends_no_other():
-                    connection.end(reason)
+        self._end_connections(forbidden)
 
     def rules_changed(self) -> None:
         """The rules are others, or the time is: end what is not allowed any longer, if
         that is wanted."""
         if not self.close_on_change:
             return
-        for connection in list(self._connections):
+        forbidden = {}
+        for connection in self._connections:
             decision = self._may_reach(connection.user, connection.target)
             if isinstance(decision, Deny):
-                with self._one_fault_ends_no_other():
-                    connection.end(decision.reason)
+                forbidden[connection] = decision.reason
+        self._end_connections(forbidden)
 
     # Time passes.
 
@@ -208,6 +214,13 @@ class LiveLogins:
             self._look_by(min(ends, default=None))
 
     def _end_expired(self) -> None:
+        forbidden = {}
+        for connection in () if self._outlive else self._connections:
+            if self.has_expired(connection.user):
+                end = rfc3339(connection.user.valid_before or 0.0)
+                reason = f"the user's certificate or key expired at {end}"
+                forbidden[connection] = reason
+                connection.forbid(reason)
         for login in list(self._logins):
             if not self.has_expired(login.identity):
                 continue
@@ -220,13 +233,7 @@ class LiveLogins:
                 f"its certificate or key expired at {end}",
                 f"your certificate or key expired at {end}; log in with a new one",
             )
-        if self._outlive:
-            return
-        for connection in list(self._connections):
-            if self.has_expired(connection.user):
-                end = rfc3339(connection.user.valid_before or 0.0)
-                with self._one_fault_ends_no_other():
-                    connection.end(f"the user's certificate or key expired at {end}")
+        self._end_connections(forbidden)
 
     def _end_login(self, login: Login, reason: str, told: str) -> None:
         self._log.info(
@@ -239,6 +246,12 @@ class LiveLogins:
         self._record(login_ended(login.identity, self._proxy_id, reason))
         with self._one_fault_ends_no_other():
             login.close(told)
+
+    def _end_connections(self, forbidden: Mapping[OpenConnection, str]) -> None:
+        for connection, reason in forbidden.items():
+            with self._one_fault_ends_no_other():
+                connection.forbid(reason)
+                connection.end()
 
     @contextmanager
     def _one_fault_ends_no_other(self) -> Iterator[None]:

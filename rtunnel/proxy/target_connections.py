@@ -144,14 +144,14 @@ class TargetConnections:
                 bytes_in=report.bytes_in,
                 bytes_out=report.bytes_out,
                 seconds=report.seconds,
-                reason=report.reason,
+                reason=connection.forbidden or report.reason,
                 outcome=self._outcome(connection, report),
             )
         )
         self._owner.connection_ended(connection)
 
     def _outcome(self, connection: TargetConnection, report: SpliceReport) -> Outcome:
-        if connection.forbidden:
+        if connection.forbidden is not None:
             return "refused"
         # ``ssh -J`` ends with a goodbye, in the middle of whatever is open.
         return "failed" if report.reason and not self._left() else "ok"
@@ -161,7 +161,7 @@ class TargetConnections:
 class TargetConnection:
     """A target that has been reached, for one user.
 
-    :ivar forbidden: whether it was ended because it is not allowed any longer.
+    :ivar forbidden: why it is not allowed any longer; None while it is.
     """
 
     connections: TargetConnections = attrs.field(repr=False)
@@ -169,7 +169,7 @@ class TargetConnection:
     target: Target
     connection_id: str
     reached: Reached
-    forbidden: bool = attrs.field(default=False, init=False)
+    forbidden: str | None = attrs.field(default=None, init=False)
     _splice: Splice | None = attrs.field(default=None, init=False, repr=False)
     _over: bool = attrs.field(default=False, init=False, repr=False)
 
@@ -185,14 +185,18 @@ class TargetConnection:
         if not self._over:
             self.connections.joined(self)
 
-    def end(self, reason: str) -> None:
-        """Cut it off, because it is not allowed any longer.
+    def forbid(self, reason: str) -> None:
+        """It is not allowed any longer; whatever ends it now, that is why.
 
         :param reason: for the audit log.
         """
+        if self.forbidden is None:
+            self.forbidden = reason
+
+    def end(self) -> None:
+        """Cut it off."""
         if self._splice is not None and not self._over:
-            self.forbidden = True
-            self._splice.abort(reason)
+            self._splice.abort(self.forbidden or "ended by the proxy")
 
     def _ended(self, report: SpliceReport) -> None:
         self._over = True

@@ -6,7 +6,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+from twisted.internet import tcp
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.task import deferLater
@@ -167,6 +169,9 @@ class ProxyTestCase(TestCase):
         from twisted.internet import reactor
 
         self.reactor: Any = reactor
+        # Cleanups run backwards: a connection that either side has just ended may take
+        # a moment to be gone.
+        self.addCleanup(self.until, self._is_quiet)
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir(parents=True)
         self.state = self.directory / "proxy"
@@ -182,6 +187,10 @@ class ProxyTestCase(TestCase):
         self.addCleanup(self.stop_proxy)
         self.proxy.startService()
         return self.proxy.started
+
+    def _is_quiet(self) -> bool:
+        busy = [*self.reactor.getReaders(), *self.reactor.getWriters()]
+        return not any(isinstance(each, tcp.Connection) for each in busy)
 
     async def stop_proxy(self) -> None:
         """End every connection and stop."""
@@ -256,17 +265,26 @@ class ProxyTestCase(TestCase):
         await agent.greet(self.reactor)
         return agent
 
-    async def client(self, name: str = "alice", *principals: str) -> Connection:
-        """A person who has logged in by certificate."""
-        path = self.directory / f"{name}-{len(self.peers)}"
+    async def client(
+        self, name: str = "alice", *principals: str, port: int | None = None
+    ) -> Connection:
+        """A person who has logged in by certificate, here or elsewhere."""
+        key, certificate = self.person(name, *principals)
+        return await self.connect(Peer(), key, certificate, port)
+
+    def person(
+        self, name: str, *principals: str, ttl: str = "8h"
+    ) -> tuple[PrivateKey, Certificate]:
+        """A person's new key, and a certificate for it."""
+        path = self.directory / f"{name}-{uuid4().hex}"
         write_key_pair(path, PrivateKey.generate(), name)
         arguments = [part for p in principals for part in ("--principal", p)]
         self.run_rtunnel(
             *("user", "sign", name, "--state", self.state),
-            *("--key", f"{path}.pub", *arguments),
+            *("--key", f"{path}.pub", "--ttl", ttl, *arguments),
         )
         certificate = load_certificate(path.with_name(f"{path.name}-cert.pub"))
-        return await self.connect(Peer(), load_private_key(path), certificate)
+        return load_private_key(path), certificate
 
     async def open_target(
         self, client: Connection, host: str, port: int = 22

@@ -44,10 +44,15 @@ class SomeConnection:
         self.user = user
         self.target = target
         self.ended: list[str] = []
+        self.forbidden = ""
 
-    def end(self, reason: str) -> None:
+    def forbid(self, reason: str) -> None:
+        """It has to end."""
+        self.forbidden = reason
+
+    def end(self) -> None:
         """End it."""
-        self.ended.append(reason)
+        self.ended.append(self.forbidden)
 
 
 class LiveLoginsTestCase(SynchronousTestCase):
