@@ -35,6 +35,7 @@ FLOORS = (
         "rtunnel.registry.records",
         "rtunnel.registry.interface",
         "rtunnel.registry.holder",
+        "rtunnel.registry.followers",
     ),
     (
         "rtunnel.ssh",
@@ -47,6 +48,7 @@ FLOORS = (
         "rtunnel.state_directory",
         "rtunnel.authority_files",
         "rtunnel.certified_key",
+        "rtunnel.renewal_timer",
         "rtunnel.trust_files",
         "rtunnel.resolution",
         "rtunnel.happy_eyeballs",

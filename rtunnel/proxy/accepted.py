@@ -23,6 +23,7 @@ from rtunnel.discovery.messages import DiscoveryRequest
 from rtunnel.errors import DISCONNECT_SERVICE_NOT_AVAILABLE, ProtocolError
 from rtunnel.naming import printable
 from rtunnel.proxy import refusals
+from rtunnel.proxy.agent_trust import AgentTrust
 from rtunnel.proxy.announcement import RESEND, announce
 from rtunnel.proxy.client import Client
 from rtunnel.proxy.dispatch import Dispatcher
@@ -47,6 +48,8 @@ from rtunnel.trust.identity import (
     UserIdentity,
 )
 from rtunnel.trust.policy import Policy
+from rtunnel.trust.renewal_request import RenewalRequest
+from rtunnel.wire.keys import PublicKey
 
 #: Seconds a tunnel has to answer when another one of the same agent instance comes.
 PROBE_TIMEOUT = 3.0
@@ -64,6 +67,7 @@ class Accepted:
     :param new_id: makes connection ids.
     :param now: wall clock, seconds since the epoch.
     :param answers: who answers what other proxies ask, by channel type.
+    :param trust: tells agents of certificates and authorities.
     :param desk: serves newcomers.
     """
 
@@ -87,6 +91,7 @@ class Accepted:
         now: Callable[[], float],
         answers: Mapping[bytes, Answerer],
         desk: JoinDesk,
+        trust: AgentTrust,
     ) -> None:
         self._membership = membership
         self._sites = sites
@@ -102,9 +107,11 @@ class Accepted:
         self._new_id = new_id
         self._now = now
         self._answers = answers
+        self._trust = trust
         self._desk = desk
         self._clients: set[Client] = set()
         self._peers: set[Peer] = set()
+        self._replaced: set[Tunnel] = set()
         self._joiners: set[Joiner] = set()
         self._draining = False
         self._waiting_for_idle: list[Deferred[None]] = []
@@ -208,9 +215,27 @@ class Accepted:
         """An agent has logged in."""
         self._logins.add(tunnel)
 
+    def own_authority(self) -> PublicKey:
+        """The authority of the host certificate that is shown now."""
+        return self._trust.own_authority()
+
+    def renew(self, tunnel: Tunnel, request: RenewalRequest) -> bool:
+        """Have an agent's certificate renewed; see :meth:`AgentTrust.renew`."""
+        return self._trust.renew(tunnel, request)
+
     async def admit(self, tunnel: Tunnel) -> bool:
-        """Take a tunnel into service unless its agent instance holds a live one."""
+        """Take a tunnel into service unless its agent instance holds a live one.
+
+        The same agent process may replace its own, which then goes on until its
+        channels have ended.
+        """
         while (old := self._sites.held_by(tunnel.agent)) is not None:
+            if tunnel.replaces and tunnel.replaces == old.replacement_proof:
+                if not self._draining:
+                    self._sites.remove(old)
+                    self._replaced.add(old)
+                    old.replaced_by(tunnel)
+                break
             if await old.still_answers(PROBE_TIMEOUT):
                 self._log.warn(
                     "agent {agent} of cluster {cluster} came a second time from "
@@ -236,6 +261,7 @@ class Accepted:
             source=tunnel.identity.source,
         )
         tunnel.send_discovery(self._discovery())
+        self._trust.tunnel_in_service(tunnel)
         self.record(
             TunnelUp(
                 cluster=tunnel.cluster,
@@ -258,6 +284,7 @@ class Accepted:
         """Forget a tunnel."""
         self._logins.remove(tunnel)
         self._sites.remove(tunnel)
+        self._replaced.discard(tunnel)
         self._tell_if_ended()
         if not tunnel.admitted:
             return
@@ -440,13 +467,15 @@ class Accepted:
         self._waiting_for_end.append(ended)
         for each in (*self._with_connections(), *self._joiners):
             each.close("the proxy is shutting down")
-        for tunnel in self._sites.tunnels():
+        for tunnel in (*self._sites.tunnels(), *self._replaced):
             tunnel.close("the proxy is shutting down")
         self._tell_if_ended()
         return ended
 
     def _tell_if_ended(self) -> None:
-        if self._clients or self._peers or self._joiners or self._sites.tunnels():
+        if self._clients or self._peers or self._joiners:
+            return
+        if self._sites.tunnels() or self._replaced:
             return
         if self._waiting_for_end:
             waiting, self._waiting_for_end = self._waiting_for_end, []

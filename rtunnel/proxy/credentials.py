@@ -7,12 +7,16 @@ anchor asks here each time. Connections that are open stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+
+import attrs
 
 from rtunnel.errors import KeyFileError
 from rtunnel.ssh.host_key import HostKey
 from rtunnel.state_directory import ProxyCredentials
 from rtunnel.trust.anchors import TrustAnchors
+from rtunnel.trust.bundle import Role
+from rtunnel.wire.keys import PublicKey
 
 
 class LiveCredentials:
@@ -72,10 +76,36 @@ class LiveCredentials:
         if credentials == before:
             return False
         self._take(credentials)
+        self._tell()
+        return True
+
+    def check_trust(self, role: Role, keys: Collection[PublicKey]) -> None:
+        """Check that keys could be those of an authority.
+
+        :raises ConfigError: when one of them is authority in another role.
+        """
+        self._with(role, keys)
+
+    def trust(self, role: Role, keys: Collection[PublicKey]) -> None:
+        """Trust other keys in a role, whatever that means for our own certificate.
+
+        :raises ConfigError: when one of them is authority in another role.
+        """
+        credentials, anchors = self._with(role, keys)
+        if anchors != self._anchors:
+            self._present, self._anchors = credentials, anchors
+            self._tell()
+
+    def _with(
+        self, role: Role, keys: Collection[PublicKey]
+    ) -> tuple[ProxyCredentials, TrustAnchors]:
+        credentials = attrs.evolve(self._present, **{f"{role}_cas": tuple(keys)})
+        return credentials, attrs.evolve(self._anchors, **{role: keys})
+
+    def _tell(self) -> None:
         for token, callback in list(self._subscribers.items()):
             if token in self._subscribers:
                 callback()
-        return True
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Be told when anything is different.

@@ -37,6 +37,7 @@ class Peers:
         self._settings = settings
         self._make_link = make_link
         self._links: dict[str, PeerLink] = {}
+        self._outgoing: set[PeerLink] = set()
         self._failed_at: dict[str, float] = {}
         self._stopped = False
 
@@ -105,13 +106,19 @@ class Peers:
 
     def close_revoked(self) -> None:
         """End the links to peers that are revoked by now."""
-        for link in list(self._links.values()):
+        for link in (*self._links.values(), *self._outgoing):
             link.close_if_revoked()
+
+    def make_anew(self) -> None:
+        """Our certificate is another one: the next dials make links of their own, and
+        the present ones end when their channels have."""
+        self._outgoing.update(self._links.values())
+        self._links.clear()
 
     def close_all(self) -> None:
         """End every link, for good."""
         self._stopped = True
-        for link in tuple(self._links.values()):
+        for link in (*self._links.values(), *self._outgoing):
             link.close("the proxy is shutting down")
 
     def _addresses(self, proxy: str) -> tuple[str, ...]:
@@ -134,5 +141,6 @@ class Peers:
 
     def link_ended(self, link: PeerLink) -> None:
         """The next dial makes a new one."""
+        self._outgoing.discard(link)
         if self._links.get(link.peer) is link:
             del self._links[link.peer]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -32,11 +33,14 @@ from rtunnel.proxy.peer_addresses import peer_addresses
 from rtunnel.proxy.peer_link import LinkSettings, link_limits
 from rtunnel.proxy.peers import Peers
 from rtunnel.proxy.recording import Recording
+from rtunnel.proxy.renewal import RenewalVerifier
 from rtunnel.proxy.revocation_watch import RevocationWatch
 from rtunnel.proxy.revoking import Revoking
+from rtunnel.proxy.rotation import Rotation
 from rtunnel.proxy.signing import SIGN_CHANNEL, Signer, signing_roles
 from rtunnel.proxy.sites import Sites
 from rtunnel.proxy.tokens import Tokens
+from rtunnel.proxy.trust import LiveTrust
 from rtunnel.proxy.tunnel import Tunnel
 from rtunnel.registry.backends import open_registry
 from rtunnel.registry.membership import Membership
@@ -54,6 +58,7 @@ from rtunnel.trust.authentication import Authentication
 from rtunnel.trust.authorized_keys import AuthorizedKeys
 from rtunnel.trust.identity import Identity, PeerIdentity
 from rtunnel.trust.policy import Policy
+from rtunnel.trust.renewal_request import RenewalRequest
 from rtunnel.trust.signing_request import JoinRequest
 from rtunnel.wire.source_address import Network
 
@@ -141,21 +146,36 @@ class ProxyService(Service):
                 revocations=lambda: self._revocations.present,
             ),
         )
-        self._tokens = Tokens(self._registry, now)
+        self._tokens = Tokens(
+            self._registry,
+            now,
+            record=self._audit.record,
+            proxy_id=self._credentials.proxy_id,
+        )
         joins = JoinVerifier(
             self._tokens,
             proxy_id=self._credentials.proxy_id,
             cluster=config.cluster,
+        )
+        renewals = RenewalVerifier(
+            self._rules(users=True, peers=True).identify,
+            proxy_id=self._credentials.proxy_id,
+            cluster=config.cluster,
+            now=now,
         )
         self._signer = Signer(
             directory=config.state,
             cluster=config.cluster,
             public_names=[address.host for address in config.ssh.public],
             anchors=lambda: self._credentials.anchors,
-            verifiers={JoinRequest.kind: joins},
+            verifiers={JoinRequest.kind: joins, RenewalRequest.kind: renewals},
             peers=self._peers,
             record=self._audit.record,
             now=now,
+            validity={
+                "agent": config.certificates.agent_ttl,
+                "proxy": config.certificates.proxy_ttl,
+            },
         )
         self._desk = JoinDesk(
             config=config,
@@ -178,7 +198,7 @@ class ProxyService(Service):
             self._authentication(users=False, peers=True), balancers=()
         )
 
-    def _authentication(self, *, users: bool, peers: bool) -> _Identify:
+    def _rules(self, *, users: bool, peers: bool) -> Authentication:
         def anchors() -> TrustAnchors:
             present = self._credentials.anchors
             return TrustAnchors(
@@ -187,7 +207,7 @@ class ProxyService(Service):
                 user=present.user if users else (),
             )
 
-        authentication = Authentication(
+        return Authentication(
             anchors=anchors,
             cluster=self._config.cluster,
             authorized_keys=(
@@ -196,6 +216,9 @@ class ProxyService(Service):
             now=self._now,
             revocations=lambda: self._revocations.present,
         )
+
+    def _authentication(self, *, users: bool, peers: bool) -> _Identify:
+        authentication = self._rules(users=users, peers=peers)
 
         def identify(algorithm: bytes, blob: bytes, source: str) -> Identity:
             identity = authentication.identify(algorithm, blob, source)
@@ -270,6 +293,18 @@ class ProxyService(Service):
             outlive=self._config.limits.sessions_outlive_certificates,
             close_on_change=self._config.close_on_change,
         )
+        self._trust = LiveTrust(
+            config=self._config,
+            registry=self._registry,
+            clock=self._reactor,
+            credentials=self._credentials,
+            signer=self._signer,
+            tunnels=sites.tunnels,
+            certificate_changed=self._peers.make_anew,
+            record=self._audit.record,
+            now=self._now,
+            chance=random.random,
+        )
         return Accepted(
             membership=self._membership,
             sites=sites,
@@ -286,7 +321,18 @@ class ProxyService(Service):
             now=self._now,
             answers={SIGN_CHANNEL: self._signer.answer},
             desk=self._desk,
+            trust=self._trust.agents,
         )
+
+    @property
+    def tokens(self) -> Tokens:
+        """The join tokens."""
+        return self._tokens
+
+    @property
+    def rotation(self) -> Rotation:
+        """The state of the authorities, and steps of their rotation."""
+        return self._trust.rotation
 
     @property
     def revoking(self) -> Revoking:
@@ -315,6 +361,7 @@ class ProxyService(Service):
             port = await self._listen(description, self._peer_factory)
             self._peer_ports.append(port)
         await self._publish_peer_addresses()
+        await self._trust.start()
         self._ready = True
         self._audit.record(ProxyStarted(proxy=self._membership.record.id))
         self._log.info(
@@ -365,6 +412,7 @@ class ProxyService(Service):
         """The status document (design, section 8), with where this proxy listens."""
         document = self._accepted.status()
         document["proxy"]["listen"] = [_address(port) for port in self._ports]
+        document["proxy"]["certificate"] = self._trust.certificate_status()
         document["registry"] = {"problem": self._membership.problem}
         document["revocation"] = self._revocations.status()
         document["audit"] = self._audit.status()
@@ -444,6 +492,7 @@ class ProxyService(Service):
         closing.addTimeout(FLUSH_TIMEOUT, self._reactor, onTimeoutCancel=_ignore)
         await closing
         self._accepted.stop()
+        self._trust.stop()
         self._known.stop()
         self._revocations.stop()
         await self._membership.leave()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -21,14 +21,17 @@ from rtunnel.discovery.messages import (
     Drain,
     Hello,
     Message,
+    replacement_proof,
 )
 from rtunnel.discovery.transport_request import TransportRequest
+from rtunnel.discovery.trust_messages import Renew
 from rtunnel.errors import (
     DISCONNECT_BY_APPLICATION,
     OPEN_ADMINISTRATIVELY_PROHIBITED,
     OPEN_RESOURCE_SHORTAGE,
     OPEN_UNKNOWN_CHANNEL_TYPE,
     ConnectionClosed,
+    MessageError,
     OpenRefused,
     RequestFailed,
 )
@@ -36,6 +39,8 @@ from rtunnel.naming import printable
 from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.trust.identity import AgentIdentity, Identity
+from rtunnel.trust.renewal_request import RenewalRequest
+from rtunnel.wire.keys import PublicKey
 
 #: Seconds from login to ``hello``; an agent that is silent longer is disconnected.
 HELLO_DEADLINE = 10.0
@@ -55,6 +60,15 @@ class TunnelOwner(Protocol):
 
     async def admit(self, tunnel: Tunnel) -> bool:
         """Take the tunnel into service, or refuse: its agent holds a live one."""
+
+    def own_authority(self) -> PublicKey:
+        """The authority of the host certificate that is shown now."""
+
+    def renew(self, tunnel: Tunnel, request: RenewalRequest) -> bool:
+        """The agent asks for its next certificate; says whether somebody will try.
+
+        :raises MessageError: when it shows somebody else's.
+        """
 
     def tunnel_in_service(self, tunnel: Tunnel) -> None:
         """The agent has heard that its tunnel is in service."""
@@ -89,10 +103,13 @@ ConnectionHandler`.
         missed: int,
         now: float,
     ) -> None:
-        self.identity = identity
+        self._identity = identity
         self.since = now
         self.admitted = False
         self.version = ""
+        self.replaces = ""
+        self.host_certified_by: PublicKey | None = None
+        self._successor: Tunnel | None = None
         self._owner = owner
         self._clock = clock
         self._liveness = Liveness(heartbeat, missed)
@@ -102,6 +119,19 @@ ConnectionHandler`.
         self._draining = False
         self._lost = False
         self._end_reason = ""
+
+    @property
+    def identity(self) -> AgentIdentity:
+        """What the agent's certificate proves; once it is replaced, that of the tunnel
+        in its place, for the agent has shown that certificate since."""
+        return self._identity if self._successor is None else self._successor.identity
+
+    @property
+    def replacement_proof(self) -> str:
+        """What the agent has to know to put another tunnel in the place of this one."""
+        if self._connection is None:
+            return ""
+        return replacement_proof(self._connection.transport.session_id)
 
     @property
     def cluster(self) -> str:
@@ -158,6 +188,7 @@ ConnectionHandler`.
             self._liveness.interval * (self._liveness.missed + 1)
         )
         self._hello_timer = self._clock.callLater(HELLO_DEADLINE, self._no_hello)
+        self.host_certified_by = self._owner.own_authority()
         self._owner.tunnel_started(self)
 
     def _no_hello(self) -> None:
@@ -187,6 +218,12 @@ ConnectionHandler`.
         """A control message from the agent (called by the control channel)."""
         if isinstance(message, Hello):
             return Deferred.fromCoroutine(self._greeted(message))
+        if isinstance(message, Renew):
+            try:
+                return self._owner.renew(self, message.request)
+            except MessageError as error:
+                self.close(str(error))
+                return False
         if isinstance(message, Drain):
             self._log.info(
                 "agent {agent} of cluster {cluster} is leaving: {reason}",
@@ -209,6 +246,7 @@ ConnectionHandler`.
             self.close("hello names another instance than the certificate does")
             return False
         self.version = printable(hello.version, 32)
+        self.replaces = hello.replaces
         if not await self._owner.admit(self):
             self.close("another live tunnel of this agent instance is in service here")
             return False
@@ -240,9 +278,24 @@ ConnectionHandler`.
         """
         self._say(Drain(reason, seconds))
 
+    def replaced_by(self, successor: Tunnel) -> None:
+        """Open nothing new on it: a tunnel of the same agent is in its place now. It
+        goes on until its channels have ended."""
+        self._successor = successor
+        self._draining = True
+
+    def say(self, message: Message) -> Deferred[None]:
+        """Send a control message.
+
+        :return: fails with RequestFailed when the agent refuses it, with
+            ConnectionClosed when it is gone.
+        """
+        if self._control is None:
+            return fail(ConnectionClosed("the tunnel is gone"))
+        return self._control.send(message)
+
     def _say(self, message: Message) -> None:
-        if self._control is not None:
-            self._control.send(message).addErrback(self._not_heard)
+        self.say(message).addErrback(self._not_heard)
 
     def _not_heard(self, failure: Failure) -> None:
         # An agent that is too old for a message refuses it; one that is gone is told

@@ -1,0 +1,226 @@
+"""Rotating an authority: carried out at the proxy that holds its private key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+from twisted.logger import Logger
+
+from rtunnel.audit.events import CaRotated, Event
+from rtunnel.authority_files import (
+    available_keys,
+    load_authority,
+    make_next,
+    previous_path,
+)
+from rtunnel.errors import RotationRefused
+from rtunnel.proxy.credentials import LiveCredentials
+from rtunnel.registry.followers import Follower, lagging
+from rtunnel.state_directory import load_private_key
+from rtunnel.timestamps import rfc3339
+from rtunnel.trust.bundle import ROLES, Phase, Role, TrustBundle
+from rtunnel.trust.rotation import AuthorityState, step, wanted_phase
+from rtunnel.trust_files import AUTHORITY_FILES
+from rtunnel.wire.certificate import FOREVER
+
+#: Laggards that are named in a refusal.
+NAMED = 3
+
+
+class Bundles(Protocol):
+    """The part of :class:`~rtunnel.proxy.trust_watch.TrustWatch` that is needed."""
+
+    def bundle(self, role: Role) -> TrustBundle | None:
+        """The bundle of an authority; None before its first rotation."""
+
+    async def publish(self, bundle: TrustBundle) -> None:
+        """Put the next bundle into force."""
+
+
+class FollowerList(Protocol):
+    """The part of :class:`~rtunnel.proxy.followers.Followers` that is needed."""
+
+    async def list(self) -> tuple[Follower, ...]:
+        """Everybody."""
+
+
+@attrs.frozen
+class Laggard:
+    """Somebody who has not followed yet.
+
+    :param lacks: what is missing, for people.
+    """
+
+    follower: Follower
+    lacks: tuple[str, ...]
+
+
+class Rotation:
+    """The state of the authorities, and steps of their rotation.
+
+    :param directory: the state directory.
+    :param proxy_id: our own, for the audit.
+    :param record: writes an audit event.
+    :param now: wall clock, seconds since the epoch.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        proxy_id: str,
+        credentials: LiveCredentials,
+        bundles: Bundles,
+        followers: FollowerList,
+        record: Callable[[Event], object],
+        now: Callable[[], float],
+    ) -> None:
+        self._directory = directory
+        self._proxy_id = proxy_id
+        self._credentials = credentials
+        self._bundles = bundles
+        self._followers = followers
+        self._record = record
+        self._now = now
+        self._busy = False
+
+    def state(self, role: Role) -> AuthorityState:
+        """Where an authority stands."""
+        anchors = getattr(self._credentials.anchors, role)
+        return AuthorityState.of(role, self._bundles.bundle(role), anchors)
+
+    async def laggards(self, role: Role) -> tuple[Laggard, ...]:
+        """Who has not followed the present phase yet.
+
+        :raises RegistryError: when the registry cannot be read.
+        """
+        bundle = self._bundles.bundle(role)
+        if bundle is None:
+            return ()
+        found = []
+        for follower in await self._followers.list():
+            if self._may_come_back(follower):
+                lacks = lagging(follower, bundle)
+                if lacks:
+                    found.append(Laggard(follower, lacks))
+        return tuple(found)
+
+    def _may_come_back(self, follower: Follower) -> bool:
+        end = follower.valid_before
+        return end == FOREVER or end > self._now()
+
+    async def status(self) -> dict[str, Any]:
+        """What ``rtunnel ca status --json`` prints."""
+        return {
+            "authorities": {role: await self._authority_status(role) for role in ROLES}
+        }
+
+    async def _authority_status(self, role: Role) -> dict[str, Any]:
+        state = self.state(role)
+        signs = state.signs or self._signing_here(role)
+        return {
+            "phase": state.phase.value,
+            "generation": state.generation,
+            "signs": None if signs is None else signs.fingerprint,
+            "trusted": [key.fingerprint for key in state.trusted],
+            "can_sign_here": self._signing_here(role) is not None,
+            "not_followed": [
+                {
+                    "kind": each.follower.kind,
+                    "id": each.follower.id,
+                    "name": each.follower.name,
+                    "certified_by": each.follower.certified_by,
+                    "generation": each.follower.generations.get(role, 0),
+                    "certificate_ends": rfc3339(each.follower.valid_before),
+                    "seen": rfc3339(each.follower.seen),
+                    "lacks": list(each.lacks),
+                }
+                for each in await self.laggards(role)
+            ],
+        }
+
+    def _signing_here(self, role: Role) -> Any:
+        path = self._directory / AUTHORITY_FILES[role]
+        return load_private_key(path).public if path.exists() else None
+
+    async def move(
+        self, role: Role, to: Phase | None, back: bool, force: bool
+    ) -> dict[str, Any]:
+        """Go one phase on, or back.
+
+        :param to: the phase to come to; None is the next.
+        :param force: whoever has not followed is left behind.
+        :return: the authority's state, and the phase before.
+        :raises RotationRefused: when it is not one step, somebody has not followed, or
+            the private key is not here.
+        :raises RtunnelError: when files or registry cannot be used.
+        """
+        if self._busy:
+            raise RotationRefused("a step of a rotation is under way; try again")
+        self._busy = True
+        try:
+            return await self._move(role, to, back, force)
+        finally:
+            self._busy = False
+
+    async def _move(
+        self, role: Role, to: Phase | None, back: bool, force: bool
+    ) -> dict[str, Any]:
+        state = self.state(role)
+        target = wanted_phase(state.phase, to, back)
+        before = state.phase
+        if target is not before:
+            bundle = self._next_bundle(state, target)
+            await self._check_followed(role, force)
+            await self._bundles.publish(bundle)
+            self._record(
+                CaRotated(
+                    proxy=self._proxy_id,
+                    target=AUTHORITY_FILES[role],
+                    reason=f"from {before.value} to {target.value}"
+                    + (", forced" if force else ""),
+                )
+            )
+        return {"before": before.value, "authority": await self._authority_status(role)}
+
+    def _next_bundle(self, state: AuthorityState, target: Phase) -> TrustBundle:
+        role = state.role
+        path = self._directory / AUTHORITY_FILES[role]
+        if not path.exists():
+            raise RotationRefused(
+                f"{path} is not here: rotate where the {role} authority's private key "
+                "is, in the state directory that `rtunnel init` made"
+            )
+        signing = load_authority(self._directory, path.name)
+        new = None
+        if target is Phase.TRUSTED and state.phase in (Phase.STEADY, Phase.RETIRED):
+            new = make_next(path).public
+        keys = available_keys(path)
+        bundle = step(state, signing.public, target, new)
+        if bundle.signs not in {key.public for key in keys}:
+            raise RotationRefused(
+                f"the private key that would sign then is not here; put it back as "
+                f"{previous_path(path)}"
+            )
+        return bundle.signed(keys)
+
+    async def _check_followed(self, role: Role, force: bool) -> None:
+        laggards = await self.laggards(role)
+        if not laggards or force:
+            return
+        named = "; ".join(
+            f"{each.follower.kind} {each.follower.id} ({each.follower.name}) "
+            + " and ".join(each.lacks)
+            for each in laggards[:NAMED]
+        )
+        more = f", and {len(laggards) - NAMED} more" if len(laggards) > NAMED else ""
+        raise RotationRefused(
+            f"{len(laggards)} {'has' if len(laggards) == 1 else 'have'} not followed "
+            f"yet: {named}{more}; see `rtunnel ca status`, wait, or leave them behind "
+            "with --force"
+        )

@@ -1,0 +1,193 @@
+"""The trust bundles that are in force, here and in the registry.
+
+What the registry holds is adopted if a key that this proxy trusts has signed it. What
+this proxy has adopted and the registry does not hold, for that was lost or is older, is
+put there again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rtunnel.authority_files import arrange
+from rtunnel.errors import (
+    BundleRefused,
+    ConfigError,
+    KeyFileError,
+    MessageError,
+    RegistryError,
+    RotationRefused,
+)
+from rtunnel.proxy.credentials import LiveCredentials
+from rtunnel.registry.interface import Entry, Registry
+from rtunnel.trust.bundle import ROLES, Role, TrustBundle
+from rtunnel.trust_files import adopt_bundle, load_bundle
+
+#: Keys of bundles: this and the authority's role.
+TRUST: Final = "trust/"
+#: Seconds between two looks at the registry, beside those when it changes.
+LOOK_INTERVAL: Final = 5.0
+
+
+class TrustWatch:
+    """Follows the rotations of all three authorities.
+
+    :param directory: the state directory.
+    :param credentials: read again when anything is adopted.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        registry: Registry,
+        clock: IReactorTime,
+        directory: Path,
+        credentials: LiveCredentials,
+    ) -> None:
+        self._registry = registry
+        self._directory = directory
+        self._credentials = credentials
+        self._bundles: dict[Role, TrustBundle] = {}
+        for role in ROLES:
+            bundle = load_bundle(directory, role)
+            if bundle is not None:
+                self._bundles[role] = bundle
+                # What a crash has interrupted.
+                self._arrange(bundle)
+        self._refused: set[tuple[Role, int]] = set()
+        self._subscribers: list[Callable[[Role], None]] = []
+        self._lock = DeferredLock()
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = clock
+        self._stop_watching: Callable[[], None] | None = None
+
+    def bundle(self, role: Role) -> TrustBundle | None:
+        """The bundle of an authority; None before its first rotation."""
+        return self._bundles.get(role)
+
+    def subscribe(self, callback: Callable[[Role], None]) -> None:
+        """Be told of every bundle that is adopted."""
+        self._subscribers.append(callback)
+
+    async def start(self) -> None:
+        """Read the registry, and follow it."""
+        self._stop_watching = self._registry.watch(TRUST, self._changed)
+        await self._read()
+        self._looking.start(LOOK_INTERVAL, now=False).addErrback(self._broke)
+
+    def stop(self) -> None:
+        """Stop following."""
+        if self._stop_watching is not None:
+            self._stop_watching()
+            self._stop_watching = None
+        if self._looking.running:
+            self._looking.stop()
+
+    async def publish(self, bundle: TrustBundle) -> None:
+        """Put a bundle into force that follows the present one.
+
+        :raises RotationRefused: when somebody else was faster.
+        :raises RegistryError: when the registry cannot be written.
+        :raises KeyFileError: when the state directory cannot be written.
+        :raises BundleRefused: when it is signed by none of the keys that we trust.
+        """
+        key = TRUST + bundle.role
+        entry = await self._registry.get(key)
+        held = None if entry is None else self._parsed(entry, bundle.role)
+        if held is not None and held.generation >= bundle.generation:
+            raise RotationRefused(
+                f"the {bundle.role} authority is being rotated elsewhere: the registry "
+                f"has generation {held.generation}"
+            )
+        revision = None if entry is None else entry.revision
+        written = await self._registry.compare_and_swap(key, bundle.to_json(), revision)
+        if written is None:
+            raise RotationRefused(
+                f"the {bundle.role} authority is being rotated elsewhere; look at "
+                "`rtunnel ca status` and try again"
+            )
+        self._adopt(bundle)
+
+    def _changed(self) -> None:
+        self._look()
+
+    def _look(self) -> Deferred[None]:
+        looking = Deferred.fromCoroutine(self._read())
+        # The registry is away: what is trusted stays so, and the next look reads.
+        looking.addErrback(lambda failure: failure.trap(RegistryError) and None)
+        looking.addErrback(self._broke)
+        return looking
+
+    def _broke(self, failure: Failure) -> None:
+        self._log.failure("following the authorities failed", failure)
+
+    async def _read(self) -> None:
+        await self._lock.acquire()
+        try:
+            entries = {entry.key: entry for entry in await self._registry.list(TRUST)}
+            for role in ROLES:
+                await self._compare(role, entries.get(TRUST + role))
+        finally:
+            self._lock.release()
+
+    async def _compare(self, role: Role, entry: Entry | None) -> None:
+        own = self._bundles.get(role)
+        held = None if entry is None else self._parsed(entry, role)
+        if held is not None and (own is None or held.generation > own.generation):
+            self._try_to_adopt(held)
+        elif own is not None and (held is None or held.generation < own.generation):
+            await self._registry.compare_and_swap(
+                TRUST + role, own.to_json(), None if entry is None else entry.revision
+            )
+
+    def _parsed(self, entry: Entry, role: Role) -> TrustBundle | None:
+        try:
+            bundle = TrustBundle.from_json(entry.value)
+        except MessageError:
+            return None
+        return bundle if bundle.role == role else None
+
+    def _try_to_adopt(self, bundle: TrustBundle) -> None:
+        try:
+            self._adopt(bundle)
+        except (BundleRefused, ConfigError, KeyFileError) as error:
+            if (bundle.role, bundle.generation) not in self._refused:
+                self._refused.add((bundle.role, bundle.generation))
+                self._log.error(
+                    "this proxy cannot follow the rotation of the {role} authority: "
+                    "{reason}",
+                    role=bundle.role,
+                    reason=str(error),
+                )
+
+    def _adopt(self, bundle: TrustBundle) -> None:
+        self._credentials.check_trust(bundle.role, bundle.trusted)
+        adopt_bundle(self._directory, bundle)
+        self._arrange(bundle)
+        self._bundles[bundle.role] = bundle
+        self._log.info(
+            "the {role} authority is in phase {phase} (generation {generation}); it "
+            "trusts {keys}",
+            role=bundle.role,
+            phase=bundle.phase.value,
+            generation=bundle.generation,
+            keys=", ".join(key.fingerprint for key in bundle.trusted),
+        )
+        self._credentials.trust(bundle.role, bundle.trusted)
+        for callback in self._subscribers:
+            callback(bundle.role)
+
+    def _arrange(self, bundle: TrustBundle) -> None:
+        try:
+            arrange(self._directory, bundle)
+        except KeyFileError as error:
+            self._log.error("{reason}", reason=str(error))
