@@ -10,8 +10,10 @@ from fuzz import (
     messages,
     names,
     packets,
-    peers,
+    rogue_agents,
+    rogue_clients,
     transports,
+    trust_records,
     userauth,
 )
 from fuzz.harness import Harness
@@ -22,12 +24,14 @@ HARNESSES: dict[str, Harness] = {
         packets,
         keys,
         messages,
+        trust_records,
         names,
         userauth,
         connections,
         transports,
         http,
-        peers,
+        rogue_clients,
+        rogue_agents,
         hostile_server,
     )
     for harness in module.HARNESSES

@@ -66,7 +66,7 @@ _MESSAGES = (
 )
 
 #: What JSON is made of, and what readers of JSON trip over.
-_JSON = (
+JSON_TOKENS = (
     *(
         b'{ } [ ] , : " null true false 0 -1 1e999 -0.0 1E400 NaN Infinity 1.5 '
         b'"\\ud800" '
@@ -129,7 +129,7 @@ HARNESSES = (
         _control_message,
         lambda: [b"\0".join(encode(message)) for message in _MESSAGES],
         (MessageError, UnknownMessage),
-        (*_JSON, *(encode(message)[0] + b"\0" for message in _MESSAGES)),
+        (*JSON_TOKENS, *(encode(message)[0] + b"\0" for message in _MESSAGES)),
     ),
     Harness(
         "transport_request",
@@ -156,7 +156,7 @@ HARNESSES = (
         _trust_bundle,
         lambda: [_BUNDLE.to_json().encode()],
         (MessageError, UnicodeDecodeError),
-        _JSON,
+        JSON_TOKENS,
     ),
     Harness(
         "signing_request",
@@ -190,7 +190,7 @@ HARNESSES = (
         ],
         # What is no text never gets here: a registry holds text.
         (RegistryError, UnicodeDecodeError),
-        _JSON,
+        JSON_TOKENS,
     ),
     Harness(
         "tunnel_records",
@@ -204,6 +204,6 @@ HARNESSES = (
             )
         ],
         (RegistryError, UnicodeDecodeError),
-        _JSON,
+        JSON_TOKENS,
     ),
 )
