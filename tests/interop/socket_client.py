@@ -83,7 +83,7 @@ class SocketClient(ScriptedClient):
             data = self.socket.recv(1 << 18)
         except TimeoutError:
             raise AssertionError(
-                f"nothing came within {seconds:g} s of {self.received[-3:]}"
+                f"nothing came within {seconds:g} s of messages {self.numbers()[-9:]}"
             ) from None
         except OSError:
             data = b""

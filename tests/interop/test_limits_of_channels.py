@@ -220,7 +220,9 @@ class ChannelTests(LimitTestCase):
         self.pass_each(
             [
                 (
-                    lambda client, each=payload: client.send(MSG_CHANNEL_DATA, each),
+                    partial(
+                        SocketClient.send, number=MSG_CHANNEL_DATA, payload=payload
+                    ),
                     closes("channel data"),
                 )
                 for payload in payloads
@@ -337,9 +339,10 @@ class AnswerTests(LimitTestCase):
         self.pass_each(
             [
                 (
-                    lambda client, number=number: client.send(
-                        number,
-                        uint32(0) + (b"" if number in (99, 100) else bytes(12)),
+                    partial(
+                        SocketClient.send,
+                        number=number,
+                        payload=uint32(0) + (b"" if number > 98 else bytes(12)),
                     ),
                     closes("that was never made"),
                 )
