@@ -22,8 +22,10 @@ class ChannelLimits:
     :param window: bytes, the most that one channel's receive window grows to. OpenSSH
         has 2 MiB.
     :param initial_window: bytes a channel's receive window wants at first.
-    :param window_budget: bytes that the receive windows of all channels cover together.
-        Beyond it a channel has a window of one packet.
+    :param window_budget: bytes that the receive windows of all channels cover together,
+        see :class:`~rtunnel.wire.window.WindowBudget`.
+    :param least_window: bytes that a channel's receive window has however little is
+        left of that.
     :param max_packet: bytes of data in one packet, both ways: what we offer, and what
         we send even if the peer allows more. OpenSSH has 32 KiB.
     :param own_packet: the same where both ends are ours (:meth:`packet`). What of a
@@ -47,7 +49,8 @@ class ChannelLimits:
 
     window: int = 2 * MIB
     initial_window: int = 256 * KIB
-    window_budget: int = 32 * MIB
+    window_budget: int = 40 * MIB
+    least_window: int = 16 * KIB
     max_packet: int = 32 * KIB
     own_packet: int = 256 * KIB
     shared_packet: int = 64 * KIB

@@ -413,7 +413,7 @@ class Connection(ConnectionService):
             self._budget,
             limits.initial_window,
             limits.window if maximum is None else maximum,
-            limits.max_packet,
+            limits.least_window,
             self.transport.clock.seconds(),
         )
 

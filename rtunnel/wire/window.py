@@ -53,8 +53,14 @@ class WindowBudget:
     """Bytes that the receive windows of one connection may cover together.
 
     What counts is credit the peer has not used and data it sent that nobody took yet:
-    the most memory that the peer can make us hold. Every channel gets its least
-    window even when the budget is used up, or it could never move.
+    the most memory that the peer can make us hold. Credit cannot be taken back, and of
+    a channel that stops nobody knows beforehand that it will. So no window is larger
+    than a part of what all the others leave: however many have stopped, there is as
+    much left for one that moves as one of them has (the dynamic threshold of Choudhury
+    and Hahne). Channels that have shown nothing yet leave a reserve alone.
+
+    Every channel gets its least window even when nothing is left, or it could never
+    move.
 
     :param total: bytes.
     """
@@ -65,15 +71,21 @@ class WindowBudget:
         self.total = total
         self.granted = 0
 
-    def grant(self, wanted: int, least: int) -> int:
-        """Grant up to ``wanted`` bytes and at least ``least``; how many.
+    @property
+    def first(self) -> int:
+        """The most bytes that a new window may have."""
+        return (self.total * 5 // 8 - self.granted) // 64
 
-        At most an eighth of what is left, so that later channels find some too.
+    def most(self, covered: int) -> int:
+        """The most bytes that a window may grow to.
+
+        :param covered: bytes that it covers now.
         """
-        share = (self.total - self.granted) // 8
-        granted = max(least, min(wanted, share), 0)
-        self.granted += granted
-        return granted
+        return (self.total - self.granted + covered) // 9
+
+    def grant(self, count: int) -> None:
+        """A window covers so many bytes more."""
+        self.granted += count
 
     def release(self, count: int) -> None:
         """Take back ``count`` bytes that were granted."""
@@ -90,8 +102,7 @@ class ReceiveWindow:
     :param budget: shared by the channels of a connection.
     :param initial: bytes wanted at first.
     :param maximum: bytes that the window may grow to while the channel is busy.
-    :param least: bytes the window has even when the budget is used up; at least one
-        packet.
+    :param least: bytes the window has even when the budget is used up.
     :param now: seconds.
     """
 
@@ -115,8 +126,9 @@ class ReceiveWindow:
         self._last_credit = now
         self.maximum = maximum
         self.held = 0
-        self.remaining = budget.grant(self._initial, self._least)
-        self.size = self.remaining
+        self.size = max(min(self._initial, budget.first), self._least)
+        self.remaining = self.size
+        budget.grant(self.size)
 
     def received(self, count: int) -> None:
         """The peer sent ``count`` bytes.
@@ -156,11 +168,12 @@ class ReceiveWindow:
             target = min(target * 2, self.maximum)
         elif elapsed > BUSY_SECONDS * 8:
             target = max(target >> 1, min(self._initial, target))
-        target = max(target, self._least)
         covered = self.remaining + self.held
-        granted = self._budget.grant(target - covered, self._least - covered)
+        target = max(min(target, self._budget.most(covered)), self._least)
+        self.size = max(target, covered)
+        granted = self.size - covered
         self.remaining += granted
-        self.size = max(covered + granted, self._least)
+        self._budget.grant(granted)
         return granted
 
     def release(self) -> None:

@@ -457,8 +457,8 @@ class LimitTests(SynchronousTestCase):
         handler = pair.server_handler
         assert isinstance(handler, AcceptingHandler)
         held = sum(channel.held for channel in handler.channels)
-        self.assertLessEqual(held, 2**20 + 50 * 32768)
-        self.assertGreaterEqual(held, 50 * 32768)
+        self.assertLessEqual(held, 2**20 + 50 * limits.least_window)
+        self.assertGreaterEqual(held, 50 * limits.least_window)
 
     def test_outstanding_global_requests(self) -> None:
         """We do not send more global requests than may wait for an answer."""

@@ -129,25 +129,60 @@ class ReceiveWindowTests(SynchronousTestCase):
 class WindowBudgetTests(SynchronousTestCase):
     """All the channels of one connection together."""
 
-    def test_bounds_a_thousand_stalled_channels(self) -> None:
-        """A peer that fills every window it gets is held to budget and least windows.
+    def make(self, budget: WindowBudget) -> ReceiveWindow:
+        """A window as every channel has it."""
+        return ReceiveWindow(budget, 256 * KIB, 2 * MIB, 16 * KIB, 0.0)
 
-        Each channel consumes nothing, so nothing ever comes back.
-        """
-        budget = WindowBudget(32 * MIB)
-        windows = [
-            ReceiveWindow(budget, 256 * KIB, 2 * MIB, 32 * KIB, 0.0)
-            for _ in range(1000)
-        ]
-        for window in windows:
+    def work(self, window: ReceiveWindow, turn: int) -> None:
+        """Use a window up, consume everything and get credit, in a tenth of a second."""
+        used = window.remaining
+        window.received(used)
+        window.consumed(used)
+        window.credit(turn / 10)
+
+    def test_bounds_a_thousand_stalled_channels(self) -> None:
+        """64 MiB hold what they can make us hold, idle at first or busy till then."""
+        for busy in (0, 20):
+            budget = WindowBudget(40 * MIB)
+            windows = [self.make(budget) for _ in range(1000)]
+            for turn in range(busy):
+                for window in windows:
+                    self.work(window, turn)
+            for window in windows:
+                window.received(window.remaining)
+                window.credit(busy / 10)
+            held = sum(window.held + window.remaining for window in windows)
+            self.assertEqual(held, budget.granted)
+            self.assertLess(held, 60 * MIB)
+
+    def test_two_hundred_that_stopped_leave_as_much_as_one_of_them_has(self) -> None:
+        """However large they had become before: 160 KiB at least."""
+        budget = WindowBudget(40 * MIB)
+        stopped = [self.make(budget) for _ in range(200)]
+        for turn in range(20):
+            for window in stopped:
+                self.work(window, turn)
+        for window in stopped:
             window.received(window.remaining)
-            window.credit(1.0)
-        held = sum(window.held + window.remaining for window in windows)
-        self.assertEqual(held, budget.granted)
-        self.assertLessEqual(held, 32 * MIB + 1000 * 32 * KIB)
+            window.credit(2.0)
+        moving = self.make(budget)
+        for turn in range(20, 40):
+            self.work(moving, turn)
+        self.assertGreater(moving.remaining, 160 * KIB)
+
+    def test_idle_channels_leave_a_busy_one_its_window(self) -> None:
+        """Ten do not matter; two hundred leave it more than a MiB; a thousand some."""
+        for idle, least in ((10, 2 * MIB), (200, MIB), (1000, 256 * KIB)):
+            budget = WindowBudget(40 * MIB)
+            for _ in range(idle):
+                self.make(budget)
+            moving = self.make(budget)
+            for turn in range(20):
+                self.work(moving, turn)
+            self.assertGreaterEqual(moving.remaining, least, idle)
 
     def test_a_used_up_budget_still_moves_every_channel(self) -> None:
-        """With nothing left, a channel goes on with windows of one packet."""
+        """With nothing left, a channel goes on with its least window."""
         budget = WindowBudget(MIB)
         for _ in range(100):
             hog = ReceiveWindow(budget, 256 * KIB, 2 * MIB, 32 * KIB, 0.0)
@@ -160,7 +195,7 @@ class WindowBudgetTests(SynchronousTestCase):
             window.consumed(used)
             self.assertGreater(window.credit(turn / 10), 0)
 
-    def test_leaves_something_for_later_channels(self) -> None:
+    def test_one_channel_gets_a_ninth(self) -> None:
         """One busy channel cannot take the whole budget."""
         budget = WindowBudget(4 * MIB)
         window = ReceiveWindow(budget, 256 * KIB, 1024 * MIB, 32 * KIB, 0.0)
@@ -169,8 +204,7 @@ class WindowBudgetTests(SynchronousTestCase):
             window.received(used)
             window.consumed(used)
             window.credit(turn / 100)
-        later = ReceiveWindow(budget, 256 * KIB, 2 * MIB, 32 * KIB, 1.0)
-        self.assertEqual(later.remaining, 256 * KIB)
+        self.assertEqual(window.remaining, 4 * MIB // 9)
 
     @settings(max_examples=200, deadline=None)
     @given(
