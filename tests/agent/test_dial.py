@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
@@ -113,6 +115,101 @@ class AllowTests(SiteTestCase):
         """Listing localhost is not listing 127.0.0.1, nor is a wildcard."""
         self.prohibited(self.dial("127.0.0.1", allow=("*:22",)))
         self.prohibited(self.dial("::1", allow=("*:22",)))
+
+
+class MatrixTests(SiteTestCase):
+    """Every way to ask for a special address, under lists that do not name it."""
+
+    #: What may stand in a list without naming a special address.
+    wide = ("*:*", "*.evil:*", "[::/0]:*", "0.0.0.0/0:*", "10.0.0.0/8:*", "web1:*")
+
+    #: Special addresses, and names that resolve to them, in all spellings.
+    hosts = (
+        "",
+        "localhost",
+        "LocalHost.",
+        "127.0.0.1",
+        "127.255.255.254",
+        "0.0.0.0",
+        "::",
+        "::1",
+        "::ffff:127.0.0.1",
+        "::ffff:7f00:1",
+        "::127.0.0.1",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+        "169.254.169.254",
+        "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "fd00:ec2::254",
+        "169.254.0.1",
+        "fe80::1",
+        "fe80::1%eth0",
+        "224.0.0.1",
+        "ff02::1",
+        "255.255.255.255",
+        "0",
+        "1",
+        "127.1",
+        "2130706433",
+        "2852039166",
+        "0x7f000001",
+        "0x7f.1",
+        "0177.0.0.1",
+        "017700000001",
+        "0xa9.0xfe.0xa9.0xfe",
+        "evil",
+        "loop.evil",
+        "six.evil",
+        "mapped.evil",
+        "meta.evil",
+    )
+
+    def test_nothing_is_connected_to(self) -> None:
+        """Whatever the list says of names and networks; 0 attempts."""
+        table = {
+            **NAMES,
+            "loop.evil": ["127.0.0.1", "::1"],
+            "six.evil": ["::ffff:127.0.0.1", "fe80::1"],
+            "mapped.evil": ["::ffff:169.254.169.254"],
+            "meta.evil": ["169.254.169.254", "fd00:ec2::254"],
+        }
+        for host in self.hosts:
+            for port in (22, 80, 2379):
+                self.reactor = MemoryReactor(table)
+                error = self.refusal(self.dial(host, port, allow=self.wide))
+                self.assertEqual(
+                    (error.reason_code, self.reactor.attempts),
+                    (OPEN_ADMINISTRATIVELY_PROHIBITED, []),
+                    host,
+                )
+
+    def test_name_that_changes_its_mind_gains_nothing(self) -> None:
+        """It is resolved once, and what was checked is what is connected to."""
+        answers = [["10.0.0.5"], ["127.0.0.1"]]
+        resolver = self.reactor.resolver
+        resolver.table = _Rebinding(answers)
+        dialled = self.dial("rebinding")
+        self.reactor.refuse()
+        self.refusal(dialled)
+        self.assertEqual(self.reactor.attempts, [("10.0.0.5", 22)])
+        self.assertEqual(resolver.asked, ["rebinding"])
+        # Asked for again it is checked again.
+        error = self.refusal(self.dial("rebinding"))
+        self.assertIn("127.0.0.1, which is a loopback address", error.text)
+        self.assertEqual(self.reactor.attempts, [("10.0.0.5", 22)])
+
+
+class _Rebinding(dict[str, Sequence[str]]):
+    """A table that has another answer each time."""
+
+    def __init__(self, answers: list[list[str]]) -> None:
+        super().__init__()
+        self._answers = answers
+
+    def get(self, name: str, default: object = None) -> Sequence[str]:
+        """The next answer, whoever asks."""
+        return self._answers.pop(0)
 
 
 class OwnHostTests(SiteTestCase):
