@@ -9,7 +9,10 @@ from uuid import uuid4
 import click
 
 from rtunnel.authority_files import load_authority
+from rtunnel.cli.filling import check_fillable, fill
 from rtunnel.cli.issuing import (
+    AGENT_FILES,
+    agent_files,
     check_renewable,
     check_state,
     parse_agent_toml,
@@ -30,16 +33,11 @@ from rtunnel.errors import ConfigError, RtunnelError
 from rtunnel.state_directory import (
     AGENT_CA,
     AGENT_CONFIG,
-    AGENT_KEY,
     HOST_CA,
     PROXY_CONFIG,
-    certificate_path,
     load_certificate,
     load_trust_anchors,
-    make_directory,
     public_path,
-    refuse_existing,
-    write_key_pair,
     write_public,
 )
 from rtunnel.trust.authority import CertificateAuthority
@@ -103,29 +101,13 @@ def sign(
         )
     authority = CertificateAuthority(load_authority(state, AGENT_CA), now=time.time)
     host_cas = load_trust_anchors(public_path(state / HOST_CA))
-    path = out / AGENT_KEY
-    anchors = public_path(out / HOST_CA)
-    if not force:
-        refuse_existing(
-            [
-                *(path, public_path(path), certificate_path(path)),
-                *(anchors, out / AGENT_CONFIG),
-            ]
-        )
-    make_directory(out)
+    check_fillable(out, AGENT_FILES, force=force)
     key = PrivateKey.generate()
-    instance = str(uuid4())
     certificate = authority.sign_agent(
-        key.public, cluster=cluster, instance=instance, validity=ttl
+        key.public, cluster=cluster, instance=str(uuid4()), validity=ttl
     )
-    comment = f"rtunnel agent {instance} of {cluster}"
-    write_key_pair(path, key, comment, force=force)
-    write_public(
-        certificate_path(path), certificate.to_openssh(comment) + "\n", force=force
-    )
-    ca_comment = f"rtunnel {HOST_CA} of {proxies.cluster}"
-    write_public(anchors, public_key_lines(host_cas, ca_comment), force=force)
-    write_public(out / AGENT_CONFIG, text, force=force)
+    anchors = public_key_lines(host_cas, f"rtunnel {HOST_CA} of {proxies.cluster}")
+    fill(out, agent_files(key, certificate, anchors, text), force=force)
     command = f"twistd -n rtunnel-agent --config {shell_path(out / AGENT_CONFIG)}"
     click.echo(
         f"An agent of cluster {cluster} is ready in {shell_path(out)}, valid until "

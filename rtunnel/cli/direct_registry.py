@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
-from rtunnel.config import ProxyConfig
+from rtunnel.audit.events import Event
+from rtunnel.audit.log import AuditLog
+from rtunnel.config import ProxyConfig, load_proxy
 from rtunnel.errors import RegistryError
 from rtunnel.registry.interface import Entry, Registry
 from rtunnel.registry.sqlite_file import SqliteFile
+from rtunnel.state_directory import (
+    HOST_KEY,
+    PROXY_CONFIG,
+    certificate_path,
+    load_certificate,
+)
 
 _T = TypeVar("_T")
 
@@ -40,6 +49,29 @@ def use_registry(
         return _run(use(registry))
     finally:
         _run(registry.close())
+
+
+def use_without_proxy(
+    state: Path,
+    use: Callable[[Registry, Callable[[Event], bool], str], Coroutine[Any, Any, _T]],
+) -> _T:
+    """Do what a proxy would do, while it is not running.
+
+    :param state: its state directory.
+    :param use: gets its registry, what writes to its audit file, and its id.
+    :raises RegistryError: when the registry cannot be used without the proxy, or not at
+        all.
+    """
+    config = load_proxy(state / PROXY_CONFIG)
+    certificate = load_certificate(certificate_path(config.state / HOST_KEY))
+    proxy_id = certificate.principals[0]
+    audit = AuditLog(config.audit.path, time.time, proxy_id)
+    try:
+        return use_registry(
+            config, lambda registry: use(registry, audit.record, proxy_id)
+        )
+    finally:
+        audit.close()
 
 
 class DirectRegistry:

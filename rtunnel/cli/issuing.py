@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import time
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from rtunnel.cli.filling import NewFile
 from rtunnel.config import AgentConfig, ProxyConfig
 from rtunnel.config.structuring import structure
 from rtunnel.errors import CertificateError, ConfigError, KeyFileError
 from rtunnel.state_directory import (
+    AGENT_CA,
+    AGENT_CONFIG,
+    AGENT_KEY,
+    AUTHORIZED_KEYS,
+    HOST_CA,
     HOST_KEY,
+    PROXY_CONFIG,
+    USER_CA,
     certificate_path,
     write_key_pair,
     write_public,
@@ -19,6 +27,20 @@ from rtunnel.state_directory import (
 from rtunnel.trust.authority import CertificateAuthority
 from rtunnel.wire.certificate import Certificate, CertificateKind
 from rtunnel.wire.keys import PrivateKey, PublicKey
+
+#: The authorities that every proxy knows.
+CAS = (HOST_CA, AGENT_CA, USER_CA)
+
+#: The names of the files of an agent, and of a further proxy.
+AGENT_FILES = (
+    *(AGENT_KEY, f"{AGENT_KEY}.pub", f"{AGENT_KEY}-cert.pub"),
+    *(f"{HOST_CA}.pub", AGENT_CONFIG),
+)
+PROXY_FILES = (
+    *(HOST_KEY, f"{HOST_KEY}.pub", f"{HOST_KEY}-cert.pub"),
+    *(f"{ca}.pub" for ca in CAS),
+    *(AUTHORIZED_KEYS, PROXY_CONFIG),
+)
 
 
 def parse_proxy_toml(text: str) -> ProxyConfig:
@@ -91,6 +113,54 @@ def write_host_key(
 def public_key_lines(keys: Iterable[PublicKey], comment: str) -> str:
     """Trust anchors as the text of their file."""
     return "".join(f"{key.to_openssh(comment)}\n" for key in keys)
+
+
+def agent_files(
+    key: PrivateKey, certificate: Certificate, host_cas: str, config: str
+) -> list[NewFile]:
+    """The files of an agent's state directory.
+
+    :param host_cas: trust anchors as the text of their file.
+    :param config: ``agent.toml``.
+    """
+    owner = f"rtunnel agent {certificate.key_id} of {certificate.principals[0]}"
+    return [
+        *_key_files(AGENT_KEY, key, certificate, owner),
+        NewFile.public(f"{HOST_CA}.pub", host_cas),
+        NewFile.public(AGENT_CONFIG, config),
+    ]
+
+
+def proxy_files(
+    key: PrivateKey,
+    certificate: Certificate,
+    authorities: Mapping[str, str],
+    people: str,
+    config: str,
+) -> list[NewFile]:
+    """The files of a further proxy's state directory.
+
+    :param authorities: trust anchors as the text of their file, by the authority.
+    :param people: ``authorized_keys``.
+    :param config: ``proxy.toml``.
+    """
+    owner = f"rtunnel proxy {certificate.key_id}"
+    return [
+        *_key_files(HOST_KEY, key, certificate, owner),
+        *(NewFile.public(f"{name}.pub", authorities[name]) for name in CAS),
+        NewFile.public(AUTHORIZED_KEYS, people),
+        NewFile.public(PROXY_CONFIG, config),
+    ]
+
+
+def _key_files(
+    name: str, key: PrivateKey, certificate: Certificate, owner: str
+) -> list[NewFile]:
+    return [
+        NewFile(name, key.to_openssh(), private=True),
+        NewFile.public(f"{name}.pub", key.public.to_openssh(owner) + "\n"),
+        NewFile.public(f"{name}-cert.pub", certificate.to_openssh(owner) + "\n"),
+    ]
 
 
 def check_renewable(

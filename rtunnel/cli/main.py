@@ -23,6 +23,8 @@ VERBS = {
     "init": ("rtunnel.cli.init:init", "Make a cluster and its first proxy."),
     "proxy": ("rtunnel.cli.proxy:proxy", "Make and renew further proxies."),
     "agent": ("rtunnel.cli.agent:agent", "Make and renew agents."),
+    "token": ("rtunnel.cli.token:token", "Let other machines join with one line."),
+    "join": ("rtunnel.cli.join:join", "Join with the line that a token is in."),
     "user": ("rtunnel.cli.user:user", "Sign people's keys."),
     "ssh-config": (
         "rtunnel.cli.ssh_config:ssh_config",

@@ -8,15 +8,18 @@ from uuid import uuid4
 import click
 
 from rtunnel.authority_files import load_authority
+from rtunnel.cli.filling import check_fillable, fill
 from rtunnel.cli.init import FIRST_AUTHORIZED_KEYS
 from rtunnel.cli.issuing import (
+    CAS,
+    PROXY_FILES,
     check_renewable,
     check_state,
     host_certificate_line,
     parse_proxy_toml,
+    proxy_files,
     public_key_lines,
     sign_host_key,
-    write_host_key,
 )
 from rtunnel.cli.options import (
     DEFAULT_VALIDITY,
@@ -32,18 +35,13 @@ from rtunnel.config import ProxyConfig, load_proxy, proxy_toml
 from rtunnel.config.common_settings import common_settings
 from rtunnel.errors import ConfigError, RtunnelError
 from rtunnel.state_directory import (
-    AGENT_CA,
-    AUTHORIZED_KEYS,
     HOST_CA,
     HOST_KEY,
     PROXY_CONFIG,
-    USER_CA,
     certificate_path,
     load_certificate,
     load_trust_anchors,
-    make_directory,
     public_path,
-    refuse_existing,
     write_public,
 )
 from rtunnel.wire.certificate import CertificateKind
@@ -93,33 +91,23 @@ def sign(
             "another, or sign its certificate again with `rtunnel proxy renew`"
         )
     host_ca = load_authority(state, HOST_CA)
-    anchors = {
-        public_path(out / ca): load_trust_anchors(public_path(state / ca))
-        for ca in (HOST_CA, AGENT_CA, USER_CA)
-    }
     people = FIRST_AUTHORIZED_KEYS
     if first.ssh.authorized_keys.exists():
         people = first.ssh.authorized_keys.read_text("utf-8")
-    if not force:
-        key = out / HOST_KEY
-        refuse_existing(
-            [
-                *(key, public_path(key), certificate_path(key)),
-                *anchors,
-                *(out / PROXY_CONFIG, out / AUTHORIZED_KEYS),
-            ]
+    authorities = {
+        ca: public_key_lines(
+            load_trust_anchors(public_path(state / ca)),
+            f"rtunnel {ca} of {config.cluster}",
         )
-    make_directory(out)
-    host_key = PrivateKey.generate()
+        for ca in CAS
+    }
+    check_fillable(out, PROXY_FILES, force=force)
+    key = PrivateKey.generate()
     certificate = sign_host_key(
-        host_ca, host_key.public, str(uuid4()), config, ttl, [config.name]
+        host_ca, key.public, str(uuid4()), config, ttl, [config.name]
     )
-    for path, keys in anchors.items():
-        comment = f"rtunnel {path.stem} of {config.cluster}"
-        write_public(path, public_key_lines(keys, comment), force=force)
-    write_host_key(out, host_key, certificate, force=force)
-    write_public(out / AUTHORIZED_KEYS, people, force=force)
-    write_public(out / PROXY_CONFIG, text, force=force)
+    files = proxy_files(key, certificate, authorities, people, text)
+    fill(out, files, force=force)
     click.echo(_next_steps(first, config, out))
 
 

@@ -11,21 +11,12 @@ from typing import Any, TypeVar
 import click
 
 from rtunnel.admin_client import ProxyNotRunning, ask
-from rtunnel.audit.log import AuditLog
-from rtunnel.cli.direct_registry import use_registry
+from rtunnel.cli.direct_registry import use_without_proxy
 from rtunnel.cli.options import duration, json_option, state_option
-from rtunnel.config import load_proxy
 from rtunnel.errors import InvalidName
 from rtunnel.naming import printable
 from rtunnel.proxy.revoking import Revoking
-from rtunnel.state_directory import (
-    ADMIN_SOCKET,
-    HOST_KEY,
-    PROXY_CONFIG,
-    certificate_path,
-    load_certificate,
-    load_public_key,
-)
+from rtunnel.state_directory import ADMIN_SOCKET, load_public_key
 from rtunnel.status_text import table
 from rtunnel.timestamps import rfc3339
 from rtunnel.trust.revocation import Revocation, RevocationKind
@@ -173,17 +164,10 @@ def _read(document: Mapping[str, Any]) -> Revocation:
 
 
 def _directly(state: Path, do: Callable[[Revoking], Coroutine[Any, Any, _T]]) -> _T:
-    config = load_proxy(state / PROXY_CONFIG)
-    certificate = load_certificate(certificate_path(config.state / HOST_KEY))
-    proxy_id = certificate.principals[0]
-    audit = AuditLog(config.audit.path, time.time, proxy_id)
-    try:
-        return use_registry(
-            config,
-            lambda registry: do(Revoking(registry, audit.record, proxy_id)),
-        )
-    finally:
-        audit.close()
+    return use_without_proxy(
+        state,
+        lambda registry, record, proxy_id: do(Revoking(registry, record, proxy_id)),
+    )
 
 
 def _list(records: Sequence[Revocation], as_json: bool) -> None:

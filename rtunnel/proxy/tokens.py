@@ -11,15 +11,18 @@ from typing import NoReturn
 
 from twisted.logger import Logger
 
+from rtunnel.audit.events import Event, TokenAdded, TokenRemoved
 from rtunnel.errors import (
     RegistryError,
     RtunnelError,
     SigningRefused,
     SigningUnavailable,
 )
+from rtunnel.naming import printable
 from rtunnel.registry.interface import Entry, Registry
 from rtunnel.trust.join_token import TOKENS, TokenRecord, hash_of
 from rtunnel.trust.signing_request import JoinRequest
+from rtunnel.trust.signing_role import Role
 
 
 class Tokens:
@@ -27,13 +30,24 @@ class Tokens:
 
     :param registry: started by whoever made it.
     :param now: wall clock, seconds since the epoch.
+    :param record: takes audit events.
+    :param proxy_id: of the proxy where things are asked for.
     """
 
     _log = Logger()
 
-    def __init__(self, registry: Registry, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        now: Callable[[], float],
+        *,
+        record: Callable[[Event], object],
+        proxy_id: str,
+    ) -> None:
         self._registry = registry
         self._now = now
+        self._record = record
+        self._proxy_id = proxy_id
 
     async def add(self, record: TokenRecord) -> None:
         """Record a new token.
@@ -49,6 +63,17 @@ class Tokens:
         )
         if written is None:
             raise RtunnelError("that token is there already")
+        times = "once" if record.uses == 1 else f"{record.uses} times"
+        label = f", {record.label}" if record.label else ""
+        self._record(
+            TokenAdded(
+                proxy=self._proxy_id,
+                target=f"token:{record.id}",
+                cluster=record.cluster,
+                seconds=lifetime,
+                reason=f"for {_an(record.kind)}, {times}{label}",
+            )
+        )
 
     async def list(self) -> tuple[TokenRecord, ...]:
         """Every token that is good, the one that expires next first.
@@ -82,8 +107,19 @@ class Tokens:
                 f"there is more than one token {token_id}...; say more of it"
             )
         if not fitting or not await self._registry.delete(fitting[0].key):
-            raise RtunnelError(f"there is no token {token_id}; see `rtunnel token ls`")
-        return fitting[0]
+            raise RtunnelError(
+                f"there is no token {printable(token_id, 64)}; see `rtunnel token ls`"
+            )
+        removed = fitting[0]
+        self._record(
+            TokenRemoved(
+                proxy=self._proxy_id,
+                target=f"token:{removed.id}",
+                cluster=removed.cluster,
+                reason=removed.label,
+            )
+        )
+        return removed
 
     async def look_up(self, token: str) -> TokenRecord:
         """What is known of a token; it stays as good as it was.
@@ -143,6 +179,10 @@ class Tokens:
         raise SigningUnavailable(
             "tokens cannot be checked at the moment; try again"
         ) from error
+
+
+def _an(kind: Role) -> str:
+    return "an agent" if kind == "agent" else "a proxy"
 
 
 def check_purpose(record: TokenRecord, role: str, cluster: str) -> None:

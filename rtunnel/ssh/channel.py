@@ -84,6 +84,7 @@ class Channel:
         "kind",
         "number",
         "on_request",
+        "on_stderr",
     )
 
     def __init__(
@@ -101,6 +102,9 @@ class Channel:
         self.number = number
         #: May be set at any time; a request is answered by what is set when it comes.
         self.on_request: OnRequest = refuse_request
+        #: Takes data of another stream (stderr), which raises nothing; else it is
+        #: dropped. Its window is refilled at once, so whoever takes it sees to a limit.
+        self.on_stderr: Callable[[bytes], None] | None = None
         limits = connection.limits
         self._input = ChannelInput(self, receive_window, limits.packet(kind))
         self._output = ChannelOutput(
@@ -147,7 +151,7 @@ class Channel:
     def start(self, receiver: StreamReceiver) -> None:
         """Deliver what comes, and what came already, to ``receiver``. Once only.
 
-        Data of another stream (stderr) is taken and dropped.
+        Data of another stream (stderr) is taken and dropped, see :attr:`on_stderr`.
         """
         if self._input.receiver is not None:
             raise RuntimeError("this channel has a receiver already")
@@ -269,13 +273,16 @@ class Channel:
         if self._close_received:
             self._finish_if_over()
 
-    def extended_data_arrived(self, size: int) -> None:
-        """CHANNEL_EXTENDED_DATA of ``size`` bytes: counted, and dropped."""
+    def extended_data_arrived(self, data: bytes) -> None:
+        """CHANNEL_EXTENDED_DATA: counted, and dropped unless somebody wants it."""
+        size = len(data)
         violation = self._input.violation(size, size)
         if violation:
             self._violated(violation)
-        else:
-            self._input.drop(size)
+            return
+        self._input.drop(size)
+        if self.on_stderr is not None:
+            self.on_stderr(data)
 
     def window_adjusted(self, count: int) -> None:
         """CHANNEL_WINDOW_ADJUST.

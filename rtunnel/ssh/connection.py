@@ -452,9 +452,9 @@ class Connection(ConnectionService):
         reader = Reader(payload)
         channel = self._channel(reader.uint32())
         reader.uint32()
-        size = len(reader.string())
+        data = reader.string()
         reader.end()
-        channel.extended_data_arrived(size)
+        channel.extended_data_arrived(data)
 
     def _window_adjust(self, payload: bytes) -> None:
         if len(payload) != 8:

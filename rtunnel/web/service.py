@@ -21,6 +21,7 @@ from rtunnel.web.admin import listen_admin
 from rtunnel.web.health import health_routes
 from rtunnel.web.revocations import revocation_routes
 from rtunnel.web.server import listen
+from rtunnel.web.tokens import token_routes
 
 
 class ServedProxy(Service):
@@ -53,7 +54,10 @@ class ServedProxy(Service):
                 self._config.state / ADMIN_SOCKET,
                 status=self._proxy.status,
                 drain=self._drain,
-                more=revocation_routes(self._proxy.revoking),
+                more={
+                    **revocation_routes(self._proxy.revoking),
+                    **token_routes(self._proxy.tokens),
+                },
             )
         )
         routes = health_routes(self._reasons)

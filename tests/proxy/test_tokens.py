@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from rtunnel.audit.events import Event, TokenAdded, TokenRemoved
 from rtunnel.errors import RtunnelError, SigningRefused
 from rtunnel.proxy.tokens import Tokens
 from rtunnel.registry.memory import MemoryRegistry
@@ -47,7 +48,10 @@ class TokensTests(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(NOW)
         registry = MemoryRegistry(self.clock)
-        self.tokens = Tokens(registry, self.clock.seconds)
+        self.events: list[Event] = []
+        self.tokens = Tokens(
+            registry, self.clock.seconds, record=self.events.append, proxy_id="p-1"
+        )
         self.now(registry.start())
         self.token = new_token()
 
@@ -101,6 +105,30 @@ class TokensTests(SynchronousTestCase):
         self.assertEqual(self.now(self.tokens.remove(made.id[:6])), made)
         self.refused(self.tokens.look_up(self.token))
 
+    def test_what_is_added_and_removed_is_audited(self) -> None:
+        """By its id; the token itself is in no line."""
+        made = record(self.token, uses=2, label="shop 7")
+        self.now(self.tokens.add(made))
+        self.now(self.tokens.remove(made.id))
+        self.assertEqual(
+            self.events,
+            [
+                TokenAdded(
+                    proxy="p-1",
+                    target=f"token:{made.id}",
+                    cluster="b",
+                    seconds=3600.0,
+                    reason="for an agent, 2 times, shop 7",
+                ),
+                TokenRemoved(
+                    proxy="p-1",
+                    target=f"token:{made.id}",
+                    cluster="b",
+                    reason="shop 7",
+                ),
+            ],
+        )
+
     def test_an_id_that_two_tokens_share_withdraws_neither(self) -> None:
         """More of it has to be said."""
         for end in "01":
@@ -144,7 +172,10 @@ class SharedTokensTests(TestCase):
         for registry in registries:
             await registry.start()
             self.addCleanup(registry.close)
-        proxies = [Tokens(registry, lambda: NOW) for registry in registries]
+        proxies = [
+            Tokens(registry, lambda: NOW, record=lambda event: None, proxy_id="p-1")
+            for registry in registries
+        ]
         for uses in (1, 3):
             token = new_token()
             await proxies[0].add(record(token, uses=uses))

@@ -1,0 +1,108 @@
+"""A state directory filled: every file of it, or none.
+
+A key without its certificate, or a config file without either, only misleads whoever
+finds it later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from rtunnel.errors import KeyFileError
+from rtunnel.state_directory import (
+    make_directory,
+    refuse_existing,
+    sync_directory,
+    write_private,
+    write_public,
+)
+
+
+@attrs.frozen
+class NewFile:
+    """A file to be written.
+
+    :param name: in the directory that is filled.
+    :param private: readable for nobody else.
+    """
+
+    name: str
+    content: bytes = attrs.field(repr=False)
+    private: bool = False
+
+    @classmethod
+    def public(cls, name: str, text: str) -> NewFile:
+        """A file that others may read."""
+        return cls(name, text.encode("utf-8"))
+
+
+def check_fillable(directory: Path, names: Sequence[str], *, force: bool) -> None:
+    """Make sure, before much else is done, that no file is in the way.
+
+    :raises KeyFileError: naming each that is.
+    """
+    if not force:
+        refuse_existing(directory / name for name in names)
+
+
+def fill(directory: Path, files: Sequence[NewFile], *, force: bool) -> None:
+    """Write files into a directory, which is made if need be.
+
+    :param force: replace what is there.
+    :raises KeyFileError: when one is there already, or cannot be written; then nothing
+        has changed.
+    """
+    check_fillable(directory, [file.name for file in files], force=force)
+    missing = [each for each in (directory, *directory.parents) if not each.exists()]
+    make_directory(directory)
+    mark = secrets.token_hex(8)
+    placed: list[Path] = []
+    try:
+        for file in files:
+            _write(directory / f".{file.name}.{mark}", file)
+        for file in files:
+            target = directory / file.name
+            if os.path.lexists(target):
+                os.link(target, directory / f".{file.name}.{mark}.old")
+            placed.append(target)
+            os.replace(directory / f".{file.name}.{mark}", target)
+        sync_directory(directory)
+    except BaseException as error:
+        for target in placed:
+            old = directory / f".{target.name}.{mark}.old"
+            with contextlib.suppress(FileNotFoundError):
+                if old.exists():
+                    os.replace(old, target)
+                else:
+                    os.unlink(target)
+        _remove(directory, files, mark)
+        for each in missing:
+            with contextlib.suppress(OSError):
+                each.rmdir()
+        if isinstance(error, OSError):
+            raise KeyFileError(
+                f"{directory}: cannot be filled: {error.strerror}"
+            ) from None
+        raise
+    _remove(directory, files, mark)
+
+
+def _write(path: Path, file: NewFile) -> None:
+    if file.private:
+        write_private(path, file.content)
+    else:
+        write_public(path, file.content.decode("utf-8"))
+
+
+def _remove(directory: Path, files: Sequence[NewFile], mark: str) -> None:
+    """Remove what stood beside the files while they were written."""
+    for file in files:
+        for end in ("", ".old"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(directory / f".{file.name}.{mark}{end}")
