@@ -33,6 +33,7 @@ class LiveCredentials:
         self._clock = clock
         self._loaded_at = clock.seconds()
         self._present = load()
+        self._changed: Callable[[], None] = lambda: None
 
     @property
     def present(self) -> AgentCredentials:
@@ -46,11 +47,19 @@ class LiveCredentials:
         :raises ConfigError: likewise.
         """
         self._loaded_at = self._clock.seconds()
-        self._present = self._load()
+        before, self._present = self._present, self._load()
+        if self._present != before:
+            self._changed()
         return self._present
 
+    def when_changed(self, callback: Callable[[], None]) -> None:
+        """Be told when the files held something else; from the middle of whatever had
+        them read."""
+        self._changed = callback
+
     def fresh(self) -> AgentCredentials:
-        """For a dial: what was renewed in its file counts without a restart."""
+        """For a dial, and now and then: what was renewed in its file counts without a
+        restart."""
         if self._clock.seconds() - self._loaded_at >= CREDENTIALS_AGE:
             try:
                 self.reload()

@@ -38,6 +38,8 @@ STALL: Final = 2.0
 ALONE_CAP: Final = 5.0
 #: Seconds in service after which failures of an address are forgotten.
 SETTLED: Final = 10.0
+#: Dials in vain that are to replace a tunnel, before it is kept as it is.
+MAX_REPLACEMENTS: Final = 5
 #: Seconds of landing on claimed proxies before a pinned balancer is spoken of. A proxy
 #: that has died is usually forgotten within them.
 NOTICE_AFTER: Final = 20.0
@@ -82,12 +84,15 @@ class Plan:
 
     :param dials: to be started; the pool counts them as in flight from now on.
     :param drops: ids of proxies whose tunnels are to be drained.
+    :param retires: ids of proxies whose tunnels others have taken the place of; what is
+        open on them may take its time.
     :param notices: to be logged.
     :param wake_at: when to plan again if nothing happens before, seconds.
     """
 
     dials: tuple[Dial, ...]
     drops: tuple[str, ...]
+    retires: tuple[str, ...]
     notices: tuple[Pinned, ...]
     wake_at: float
 
@@ -133,6 +138,12 @@ class Pool:
         #: (proxy id, advertised address) → memory
         self._direct: dict[tuple[str, str], Route] = {}
         self._attempts: dict[int, _Attempt] = {}
+        #: proxy id → number of the dial that has the claim
+        self._owners: dict[str, int] = {}
+        #: proxy id → number of the dial that is to take over from it
+        self._successors: dict[str, int] = {}
+        #: proxy id → dials that were to take over and did not
+        self._failures: dict[str, int] = {}
         self._count = 0
         #: Proxies that the balancers were already tried for.
         self._sought: frozenset[str] = frozenset()
@@ -151,17 +162,42 @@ class Pool:
         answer = self.tracker.claim(proxy_id, now)
         if answer is ClaimAnswer.GRANTED:
             attempt.proxy_id = proxy_id
+            table = self._successors if proxy_id in self._owners else self._owners
+            table[proxy_id] = dial.number
             attempt.route.reached()
             self._noticed.pop(dial.address, None)
         else:
             attempt.landed_on, attempt.refused = proxy_id, answer
         return answer
 
-    def in_service(self, dial: Dial, now: float) -> None:
-        """The proxy has answered the hello."""
+    def in_service(self, dial: Dial, now: float) -> int | None:
+        """The proxy has answered the hello.
+
+        :returns: the number of the dial whose tunnel to the same proxy it has replaced.
+        """
         attempt = self._attempts[dial.number]
         attempt.serving_since = now
-        self.tracker.serve(self._claimed_by(attempt))
+        proxy_id = self._claimed_by(attempt)
+        self.tracker.serve(proxy_id)
+        if self._successors.get(proxy_id) != dial.number:
+            return None
+        del self._successors[proxy_id]
+        self._failures.pop(proxy_id, None)
+        replaced = self._owners[proxy_id]
+        self._owners[proxy_id] = dial.number
+        return replaced
+
+    def make_anew(self, proxy_id: str) -> None:
+        """The tunnel to a proxy is to be replaced; it serves until it is."""
+        self._failures.pop(proxy_id, None)
+        self.tracker.make_anew(proxy_id)
+
+    def replaced_by(self, dial: Dial) -> int | None:
+        """The number of the dial whose tunnel this one is to replace."""
+        proxy_id = self._attempts[dial.number].proxy_id
+        if proxy_id is None or self._successors.get(proxy_id) != dial.number:
+            return None
+        return self._owners[proxy_id]
 
     def learn(self, dial: Dial, request: DiscoveryRequest, now: float) -> None:
         """A discovery request has come through a tunnel."""
@@ -171,8 +207,9 @@ class Pool:
 
     def drained(self, dial: Dial, *, by_proxy: bool) -> None:
         """A tunnel takes nothing new from now on; it is to be replaced first."""
-        attempt = self._attempts[dial.number]
-        self.tracker.drain(self._claimed_by(attempt), by_proxy=by_proxy)
+        proxy_id = self._claimed_by(self._attempts[dial.number])
+        if self._owners.get(proxy_id) == dial.number:
+            self.tracker.drain(proxy_id, by_proxy=by_proxy)
 
     def ended(self, dial: Dial, now: float, *, by_us: bool = False) -> bool:
         """Nothing came of a dial, or its tunnel is gone.
@@ -185,8 +222,14 @@ class Pool:
         route = attempt.route
         phase = None
         if attempt.proxy_id is not None:
+            if dial.number not in (
+                self._owners.get(attempt.proxy_id),
+                self._successors.get(attempt.proxy_id),
+            ):
+                # Another one had taken its place.
+                return False
             phase = self.tracker.phase(attempt.proxy_id)
-            self.tracker.release(attempt.proxy_id, now)
+            self._let_go_of(attempt.proxy_id, dial.number, now)
         if by_us or phase is Phase.DRAINING or attempt.refused is ClaimAnswer.ENOUGH:
             return False
         if attempt.landed_on is not None:
@@ -197,6 +240,24 @@ class Pool:
             return False
         route.failed(now)
         return True
+
+    def _let_go_of(self, proxy_id: str, number: int, now: float) -> None:
+        """The dial that has a claim, or was to take it over, has ended."""
+        if self._successors.get(proxy_id) == number:
+            del self._successors[proxy_id]
+            self.tracker.replacement_failed(proxy_id)
+            failures = self._failures.get(proxy_id, 0) + 1
+            self._failures[proxy_id] = failures
+            if failures >= MAX_REPLACEMENTS:
+                self.tracker.keep(proxy_id)
+            return
+        successor = self._successors.pop(proxy_id, None)
+        if successor is None:
+            del self._owners[proxy_id]
+            self.tracker.release(proxy_id, now)
+        else:
+            self._owners[proxy_id] = successor
+            self.tracker.succeed(proxy_id)
 
     # What follows from it.
 
@@ -220,7 +281,13 @@ class Pool:
                 if attempt.undecided and attempt.started + STALL > now
             ]
         notices = self._notices(now, wakes)
-        return Plan(tuple(dials), self.tracker.surplus(), notices, min(wakes))
+        return Plan(
+            tuple(dials),
+            self.tracker.surplus(),
+            self.tracker.outdated(),
+            notices,
+            min(wakes),
+        )
 
     def _plan_direct(
         self,

@@ -24,14 +24,30 @@ from rtunnel.agent.dial import Site
 from rtunnel.agent.machine import DEFAULT_DEADLINES, Deadlines, TunnelState
 from rtunnel.agent.pool import Dial, Pinned, Pool
 from rtunnel.agent.reactors import IAgentReactor
+from rtunnel.agent.renewal import Renewal
 from rtunnel.agent.tunnel import Tunnel, TunnelStatus
+from rtunnel.certified_key import finish_replacing
 from rtunnel.config import Address, AgentConfig, check_usable, load_agent
 from rtunnel.discovery.messages import DiscoveryRequest
 from rtunnel.discovery.tracker import ClaimAnswer
-from rtunnel.errors import InvalidName
-from rtunnel.state_directory import AgentCredentials, load_agent_credentials
+from rtunnel.discovery.trust_messages import (
+    NotRenewed,
+    RenewalDue,
+    Renewed,
+    Trust,
+    TrustMessage,
+)
+from rtunnel.errors import BundleRefused, ConfigError, InvalidName, KeyFileError
+from rtunnel.naming import printable
+from rtunnel.state_directory import (
+    AGENT_KEY,
+    AgentCredentials,
+    load_agent_credentials,
+)
+from rtunnel.trust.bundle import TrustBundle
+from rtunnel.trust_files import adopt_bundle
 from rtunnel.wire.algorithms import HOST_KEY_ALGORITHMS
-from rtunnel.wire.certificate import CERTIFICATE_ALGORITHMS
+from rtunnel.wire.certificate import CERTIFICATE_ALGORITHMS, Certificate
 
 #: Seconds that open connections have to finish when the agent stops.
 DRAIN_TIMEOUT: Final = 30.0
@@ -94,6 +110,7 @@ class AgentService(Service):
         self._connector = connector or Connector(reactor, environ)
         self._deadlines = deadlines
         self._drain_timeout = drain_timeout
+        self._chance = chance
         self._credentials = LiveCredentials(
             lambda: self._load(self._config, now()), reactor
         )
@@ -105,6 +122,18 @@ class AgentService(Service):
         self._stopping = False
         self._stopped: list[Deferred[None]] = []
         self._progress: tuple[int, int] | None = None
+        self._renewal = Renewal(
+            directory=config.state,
+            credentials=self._credentials,
+            clock=reactor,
+            now=now,
+            chance=chance,
+            tunnels=self._in_service,
+            fresh_key=lambda: self._config.renewal.fresh_key,
+            check=lambda certificate: _check_usable(self._config, certificate),
+        )
+        self._credentials.when_changed(self._replan_soon)
+        self._certificate = self._credentials.present.certificate
 
     # IService.
 
@@ -119,6 +148,7 @@ class AgentService(Service):
             version=__version__,
             proxies=", ".join(str(address) for address in self._config.proxies),
         )
+        self._renewal.start()
         self._replan_soon()
 
     def stopService(self) -> Deferred[None]:
@@ -129,6 +159,7 @@ class AgentService(Service):
         """
         super().stopService()
         self._stopping = True
+        self._renewal.stop()
         self._cancel_wake()
         stopped: Deferred[None] = Deferred()
         self._stopped.append(stopped)
@@ -165,6 +196,7 @@ class AgentService(Service):
             resolve=config.resolve,
             tunnel=config.tunnel,
             ssh=config.ssh,
+            renewal=config.renewal,
         )
         self._site.change(config.allow, config.resolve)
         self._log.info("{path} was read again", path=str(config.path))
@@ -191,7 +223,12 @@ class AgentService(Service):
 
     def tunnel_in_service(self, tunnel: Tunnel) -> None:
         """See :class:`~rtunnel.agent.tunnel.TunnelOwner`."""
-        self._pool.in_service(tunnel.dialled, self._reactor.seconds())
+        replaced = self._pool.in_service(tunnel.dialled, self._reactor.seconds())
+        if replaced is not None and replaced in self._tunnels:
+            self._tunnels[replaced].retire()
+        if tunnel.certificate != self._credentials.present.certificate:
+            # It was dialled before the certificate was renewed.
+            self._pool.make_anew(tunnel.proxy_id or "")
         self._log.info(
             "tunnel to proxy {proxy} ({address}) is in service",
             proxy=tunnel.proxy_id,
@@ -210,6 +247,72 @@ class AgentService(Service):
             understood = _with_known_addresses(request)
             self._pool.learn(tunnel.dialled, understood, self._reactor.seconds())
             self._replan_soon()
+
+    def replacement_proof(self, tunnel: Tunnel) -> str:
+        """See :class:`~rtunnel.agent.tunnel.TunnelOwner`."""
+        number = self._pool.replaced_by(tunnel.dialled)
+        replaced = self._tunnels.get(number) if number is not None else None
+        return "" if replaced is None else replaced.replacement_proof
+
+    def replacement_wanted(self, tunnel: Tunnel) -> None:
+        """See :class:`~rtunnel.agent.tunnel.TunnelOwner`."""
+        if tunnel.state is TunnelState.IN_SERVICE and tunnel.proxy_id is not None:
+            self._pool.make_anew(tunnel.proxy_id)
+            self._replan_soon()
+
+    def trust_message_received(self, tunnel: Tunnel, message: TrustMessage) -> bool:
+        """See :class:`~rtunnel.agent.tunnel.TunnelOwner`."""
+        match message:
+            case Trust():
+                return self._trust(message.bundle)
+            case Renewed() | NotRenewed():
+                return self._renewal.answered(tunnel, message)
+            case RenewalDue():
+                self._log.info(
+                    "the certificate is to be renewed: {reason}",
+                    reason=printable(message.reason),
+                )
+                self._renewal.hasten(message.seconds)
+                return True
+        return False
+
+    def _trust(self, bundle: TrustBundle) -> bool:
+        if bundle.role != "host":
+            return False
+        try:
+            if adopt_bundle(self._config.state, bundle):
+                self._log.info(
+                    "the proxies' authority is in phase {phase}; trusting {keys}",
+                    phase=bundle.phase.value,
+                    keys=", ".join(key.fingerprint for key in bundle.trusted),
+                )
+            self._credentials.reload()
+        except (BundleRefused, ConfigError, KeyFileError) as error:
+            self._log.error(
+                "this agent cannot follow the rotation of the proxies' authority: "
+                "{reason}",
+                reason=str(error),
+            )
+            return False
+        return True
+
+    def _in_service(self) -> list[Tunnel]:
+        return [
+            tunnel
+            for tunnel in self._tunnels.values()
+            if tunnel.state is TunnelState.IN_SERVICE
+        ]
+
+    def _follow_certificate(self) -> None:
+        """Make the tunnels anew that were made with another certificate."""
+        present = self._credentials.present.certificate
+        if present == self._certificate:
+            return
+        self._certificate = present
+        self._renewal.certificate_changed()
+        for tunnel in self._in_service():
+            if tunnel.certificate != present and tunnel.proxy_id is not None:
+                self._pool.make_anew(tunnel.proxy_id)
 
     def tunnel_ended(self, tunnel: Tunnel, reason: str, by_us: bool) -> None:
         """See :class:`~rtunnel.agent.tunnel.TunnelOwner`."""
@@ -255,6 +358,7 @@ class AgentService(Service):
 
     def _replan(self) -> None:
         now = self._reactor.seconds()
+        self._follow_certificate()
         plan = self._pool.plan(now)
         if plan.wake_at < float("inf"):
             self._wake_in(max(_TICK, plan.wake_at - now))
@@ -266,6 +370,9 @@ class AgentService(Service):
             for tunnel in list(self._tunnels.values()):
                 if tunnel.proxy_id == proxy_id:
                     tunnel.drain(self._drain_timeout)
+        for tunnel in self._in_service():
+            if tunnel.proxy_id in plan.retires:
+                tunnel.retire()
         if self._pool.tracker.all_in_service():
             for tunnel in list(self._tunnels.values()):
                 if tunnel.state is TunnelState.DRAINING:
@@ -284,6 +391,7 @@ class AgentService(Service):
             heartbeat=self._config.tunnel,
             algorithms=self._config.ssh.algorithms,
             deadlines=self._deadlines,
+            chance=self._chance,
         )
         self._tunnels[dial.number] = tunnel
         self._log.debug(
@@ -332,14 +440,19 @@ class AgentService(Service):
 
 
 def _load_credentials(config: AgentConfig, now: float) -> AgentCredentials:
+    finish_replacing(config.state / AGENT_KEY)
     credentials = load_agent_credentials(config.state, config.cluster, now)
+    _check_usable(config, credentials.certificate)
+    return credentials
+
+
+def _check_usable(config: AgentConfig, certificate: Certificate) -> None:
     check_usable(
         config.path,
         config.ssh,
         host=[name for name in HOST_KEY_ALGORITHMS if name in CERTIFICATE_ALGORITHMS],
-        user=credentials.certificate.signature_algorithms,
+        user=certificate.signature_algorithms,
     )
-    return credentials
 
 
 def _with_known_addresses(request: DiscoveryRequest) -> DiscoveryRequest:

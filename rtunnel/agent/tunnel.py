@@ -8,11 +8,12 @@ of the type ``transport@rtunnel`` are handed to the :class:`~rtunnel.agent.dial.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import (
     IDelayedCall,
@@ -37,8 +38,23 @@ from rtunnel.agent.pool import Dial
 from rtunnel.config import Address, TunnelConfig
 from rtunnel.control import ControlChannel
 from rtunnel.discovery.liveness import Liveness
-from rtunnel.discovery.messages import DiscoveryRequest, Drain, Hello, Message
+from rtunnel.discovery.message_fields import MAX_SECONDS
+from rtunnel.discovery.messages import (
+    DiscoveryRequest,
+    Drain,
+    Hello,
+    Message,
+    replacement_proof,
+)
 from rtunnel.discovery.tracker import ClaimAnswer
+from rtunnel.discovery.trust_messages import (
+    NotRenewed,
+    RenewalDue,
+    Renewed,
+    Replace,
+    Trust,
+    TrustMessage,
+)
 from rtunnel.errors import (
     OPEN_RESOURCE_SHORTAGE,
     OPEN_UNKNOWN_CHANNEL_TYPE,
@@ -68,6 +84,11 @@ TRANSPORT_CHANNEL: Final = b"transport@rtunnel"
 #: Seconds for which the tunnel of a proxy that leaves is kept for want of another.
 REPLACE_TIMEOUT: Final = 2.0
 
+#: Seconds that a tunnel is kept for what is open on it when another has its place.
+RETIRE_TIMEOUT: Final = MAX_SECONDS
+#: Seconds that a tunnel is in service at least before a proxy has it made anew.
+MIN_AGE: Final = 0.5
+
 #: The SSH login name; no identity, that is the certificate's.
 USERNAME: Final = "agent"
 
@@ -86,6 +107,16 @@ class TunnelOwner(Protocol):
 
     def discovery_received(self, tunnel: Tunnel, request: DiscoveryRequest) -> None:
         """The proxy has said which proxies there are."""
+
+    def replacement_proof(self, tunnel: Tunnel) -> str:
+        """What shows the proxy that the tunnel may replace another one of ours; empty
+        when it replaces none."""
+
+    def replacement_wanted(self, tunnel: Tunnel) -> None:
+        """The proxy wants the tunnel to be made anew."""
+
+    def trust_message_received(self, tunnel: Tunnel, message: TrustMessage) -> bool:
+        """The proxy says something of certificates or authorities; what to answer."""
 
     def tunnel_ended(self, tunnel: Tunnel, reason: str, by_us: bool) -> None:
         """The tunnel is gone, or never came to be. Called once."""
@@ -119,6 +150,7 @@ class Tunnel:
     :param dial: where to, and which proxy is expected there.
     :param now: wall clock, seconds since the epoch.
     :param algorithms: what to offer.
+    :param chance: a number from 0 up to 1.
     :ivar proxy_id: of the proxy, once it is claimed for this tunnel.
     """
 
@@ -137,6 +169,7 @@ class Tunnel:
         heartbeat: TunnelConfig,
         algorithms: Algorithms = DEFAULT_ALGORITHMS,
         deadlines: Deadlines = DEFAULT_DEADLINES,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self.dialled = dial
         self.proxy_id: str | None = None
@@ -148,6 +181,7 @@ class Tunnel:
         self._clock = clock
         self._now = now
         self._heartbeat = heartbeat
+        self._chance = chance
         self._algorithms = algorithms
         self._core = TunnelCore(self, clock, deadlines)
         self._life = TunnelMachine(self._core)
@@ -157,7 +191,9 @@ class Tunnel:
         self._control: ControlChannel | None = None
         self._channels = 0
         self._may_let_go = False
+        self._retiring = False
         self._let_go_timer: IDelayedCall | None = None
+        self._replace_timer: IDelayedCall | None = None
 
     # What the owner calls.
 
@@ -190,6 +226,33 @@ class Tunnel:
         """
         self._life.drain_requested(seconds)
         self.let_go()
+
+    def retire(self) -> None:
+        """Another tunnel has taken its place: what is open on it may take its time."""
+        self._retiring = True
+        self._life.drain_requested(RETIRE_TIMEOUT)
+
+    @property
+    def certificate(self) -> Certificate:
+        """That it logs in with."""
+        return self._credentials.certificate
+
+    @property
+    def replacement_proof(self) -> str:
+        """What another tunnel has to show to replace this one."""
+        if self._transport is None:
+            return ""
+        return replacement_proof(self._transport.session_id)
+
+    def send(self, message: Message) -> Deferred[None]:
+        """Say something to the proxy.
+
+        :return: fails with RequestFailed when the proxy refuses it, with
+            ConnectionClosed when the tunnel is gone.
+        """
+        if self._control is None:
+            return fail(ConnectionClosed("the tunnel is gone"))
+        return self._control.send(message)
 
     def let_go(self) -> None:
         """Nobody needs a draining tunnel any longer: close it when nothing is open."""
@@ -225,10 +288,15 @@ class Tunnel:
 
     def say_drain(self, seconds: float) -> None:
         """Tell the proxy that we are leaving."""
-        if self._control is not None:
-            self._control.send(Drain("the agent is leaving", seconds)).addErrback(
-                self._not_heard
-            )
+        reason = "replaced by another tunnel" if self._retiring else "the agent leaves"
+        saying = self.send(Drain(reason, seconds)).addErrback(self._not_heard)
+        if self._retiring:
+            # From its answer on the proxy asks for nothing more here.
+            saying.addCallback(self._retired)
+
+    def _retired(self, result: None) -> None:
+        self._retiring = False
+        self.let_go()
 
     def hang_up(self, reason: str) -> None:
         """End the connection, or the attempt, in good order."""
@@ -247,8 +315,9 @@ class Tunnel:
 
     def ended(self, reason: str, by_us: bool) -> None:
         """It is over."""
-        if self._let_go_timer is not None and self._let_go_timer.active():
-            self._let_go_timer.cancel()
+        for timer in (self._let_go_timer, self._replace_timer):
+            if timer is not None and timer.active():
+                timer.cancel()
         if self._control is not None:
             self._control.stop()
         self._connection = self._transport = self._connecting = None
@@ -333,6 +402,7 @@ class Tunnel:
             version=__version__,
             instance=self._credentials.instance,
             limits={"channels": connection.limits.channels},
+            replaces=self._owner.replacement_proof(self),
         )
         await self._control.send(hello)
         self._life.greeted()
@@ -357,7 +427,7 @@ class Tunnel:
             raise OpenRefused(
                 OPEN_UNKNOWN_CHANNEL_TYPE, "an agent serves transport@rtunnel only"
             )
-        if self.state is not TunnelState.IN_SERVICE:
+        if self.state is not TunnelState.IN_SERVICE and not self._retiring:
             raise OpenRefused(
                 OPEN_RESOURCE_SHORTAGE, "the agent is leaving; connect again"
             )
@@ -404,6 +474,10 @@ class Tunnel:
                     reason=printable(message.reason),
                 )
                 self._life.drain_received(message.seconds)
+            case Replace():
+                self._replace_within(message.seconds)
+            case RenewalDue() | Renewed() | NotRenewed() | Trust():
+                return self._owner.trust_message_received(self, message)
             case _:
                 return False
         return True
@@ -411,6 +485,14 @@ class Tunnel:
     def peer_dead(self, reason: str) -> None:
         """The proxy does not answer, or breaks the protocol."""
         self._life.failed(reason)
+
+    def _replace_within(self, seconds: float) -> None:
+        if self._replace_timer is None:
+            self._replace_timer = self._clock.callLater(
+                max(MIN_AGE, seconds * self._chance()),
+                self._owner.replacement_wanted,
+                self,
+            )
 
     def _not_heard(self, failure: Failure) -> None:
         failure.trap(RequestFailed, ConnectionClosed)

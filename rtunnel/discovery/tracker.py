@@ -10,7 +10,9 @@ being active without starting anew.
 A *claim* says that a proxy has a tunnel from this agent, or a dial that has passed the
 host-key check: at most one for each proxy. Claims never run out. A draining tunnel
 keeps its claim, so that nothing dials its proxy again, but no longer counts as one we
-have.
+have. A tunnel that is to be made *anew* serves and counts, and its proxy is wanted as
+if it had none; one dial may be granted a claim beside it, and takes it over when it is
+in service.
 
 This file decides nothing about addresses, waits or numbers of dials: see
 :mod:`rtunnel.agent.pool`. Pure: time is brought by the caller, in seconds.
@@ -107,6 +109,10 @@ class Tracker:
         #: proxy id → what it told us itself: that it is leaving
         self._left: dict[str, _Left] = {}
         self._known: dict[str, KnownProxy] | None = None
+        #: Proxies whose tunnel is in service, but to be made anew.
+        self._stale: set[str] = set()
+        #: Those of them for which a dial is under way that may take over.
+        self._replacing: set[str] = set()
 
     # What happens.
 
@@ -162,7 +168,10 @@ class Tracker:
         """
         self.expire(now)
         if proxy_id in self._claims:
-            return ClaimAnswer.TAKEN
+            if proxy_id not in self._stale - self._replacing:
+                return ClaimAnswer.TAKEN
+            self._replacing.add(proxy_id)
+            return ClaimAnswer.GRANTED
         held = self.held()
         if self._is_leaving(proxy_id):
             if held:
@@ -170,7 +179,7 @@ class Tracker:
             # All proxies were started anew, and nobody is left who could tell us. It
             # answers, so what we knew of it is over.
             self._forget(proxy_id)
-        if self.tunnels is not None and len(held) >= self.tunnels:
+        if self.tunnels is not None and self._up_to_date() >= self.tunnels:
             return ClaimAnswer.ENOUGH
         self._claims[proxy_id] = Phase.ESTABLISHING
         return ClaimAnswer.GRANTED
@@ -182,6 +191,37 @@ class Tracker:
         """
         self._expect(proxy_id)
         self._claims[proxy_id] = Phase.IN_SERVICE
+        self._settle_replacement(proxy_id)
+
+    def make_anew(self, proxy_id: str) -> None:
+        """The tunnel to a proxy is to be replaced, and serves until it is.
+
+        Nothing happens when it is not in service.
+        """
+        if self._claims.get(proxy_id) is Phase.IN_SERVICE:
+            self._stale.add(proxy_id)
+
+    def keep(self, proxy_id: str) -> None:
+        """The tunnel to a proxy is good enough after all."""
+        self._settle_replacement(proxy_id)
+
+    def replacement_failed(self, proxy_id: str) -> None:
+        """Nothing came of the dial that was to take over; another one may."""
+        self._replacing.discard(proxy_id)
+
+    def succeed(self, proxy_id: str) -> None:
+        """The tunnel is gone while a dial was to take over from it: that has the claim
+        now, and is still being established.
+
+        :raises KeyError: when the proxy is not claimed.
+        """
+        self._expect(proxy_id)
+        self._claims[proxy_id] = Phase.ESTABLISHING
+        self._settle_replacement(proxy_id)
+
+    def _settle_replacement(self, proxy_id: str) -> None:
+        self._stale.discard(proxy_id)
+        self._replacing.discard(proxy_id)
 
     def drain(self, proxy_id: str, *, by_proxy: bool) -> None:
         """A tunnel takes nothing new any longer; what is open may finish.
@@ -192,6 +232,7 @@ class Tracker:
         """
         self._expect(proxy_id)
         self._claims[proxy_id] = Phase.DRAINING
+        self._settle_replacement(proxy_id)
         if by_proxy:
             known = self._all_known().get(proxy_id)
             generation = known.generation if known else 0
@@ -205,6 +246,7 @@ class Tracker:
         :raises KeyError: when the proxy is not claimed.
         """
         del self._claims[proxy_id]
+        self._settle_replacement(proxy_id)
         if proxy_id in self._left:
             left = self._left[proxy_id]
             self._left[proxy_id] = attrs.evolve(left, until=now + LEFT_FOR)
@@ -236,11 +278,12 @@ class Tracker:
         )
 
     def missing(self) -> tuple[KnownProxy, ...]:
-        """Active proxies without a claim."""
+        """Active proxies without a claim, or with a tunnel that is to be made anew."""
+        satisfied = self._claims.keys() - (self._stale - self._replacing)
         return tuple(
             proxy
             for proxy in self.known()
-            if proxy.state == ACTIVE and proxy.id not in self._claims
+            if proxy.state == ACTIVE and proxy.id not in satisfied
         )
 
     def shortfall(self) -> int:
@@ -248,11 +291,14 @@ class Tracker:
 
         With none held it is at least 1, whatever is known: somebody new may answer.
         """
-        held = len(self.held())
-        wanted = max(len(self.missing()), 0 if held else 1)
+        wanted = max(len(self.missing()), 0 if self.held() else 1)
         if self.tunnels is not None:
-            wanted = min(wanted, self.tunnels - held)
+            wanted = min(wanted, self.tunnels - self._up_to_date())
         return max(0, wanted)
+
+    def _up_to_date(self) -> int:
+        """Tunnels that count and need not be made anew, and dials that will."""
+        return len(set(self.held()) - self._stale | self._replacing)
 
     def all_in_service(self) -> bool:
         """Whether nothing is wanted, and no tunnel is still being established.
@@ -267,7 +313,21 @@ class Tracker:
         """Proxies whose tunnels are more than were asked for, newest first."""
         if self.tunnels is None:
             return ()
-        return tuple(reversed(self.held()[self.tunnels :]))
+        held = [proxy_id for proxy_id in self.held() if proxy_id not in self._stale]
+        return tuple(reversed(held[self.tunnels :]))
+
+    def outdated(self) -> tuple[str, ...]:
+        """Proxies whose tunnels are to be made anew, but are no longer needed for it:
+        as many others as were asked for are in service."""
+        serving = [
+            proxy_id
+            for proxy_id in self.held()
+            if self._claims[proxy_id] is Phase.IN_SERVICE
+            and proxy_id not in self._stale
+        ]
+        if self.tunnels is None or len(serving) < self.tunnels:
+            return ()
+        return tuple(sorted(self._stale))
 
     def population(self) -> int:
         """How many active proxies there are, to the best of our knowledge."""
