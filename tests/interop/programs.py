@@ -36,6 +36,7 @@ class Program:
     :ivar starts: every process that it was, the last one last.
     :ivar wrapper: words in front of its command from the next start on.
     :ivar environment: variables that it has from the next start on.
+    :ivar options: of the plugin, from the next start on.
     """
 
     def __init__(self, name: str, directory: Path, namespace: str = "") -> None:
@@ -44,6 +45,7 @@ class Program:
         self.starts: list[Process] = []
         self.wrapper: Sequence[str | Path] = ()
         self.environment: Mapping[str, str] = {}
+        self.options: Sequence[str] = ()
         self._namespace = namespace
 
     @property
@@ -56,7 +58,7 @@ class Program:
         self.starts.append(
             Process(
                 self.name,
-                [*self.wrapper, *twistd(plugin, self.state / config)],
+                [*self.wrapper, *twistd(plugin, self.state / config), *self.options],
                 self.state.parent,
                 namespace=self._namespace,
                 extra_environment=self.environment,
