@@ -26,6 +26,7 @@ VERBS = {
     "token": ("rtunnel.cli.token:token", "Let other machines join with one line."),
     "join": ("rtunnel.cli.join:join", "Join with the line that a token is in."),
     "user": ("rtunnel.cli.user:user", "Sign people's keys."),
+    "ca": ("rtunnel.cli.ca:ca", "Show and exchange the authorities."),
     "ssh-config": (
         "rtunnel.cli.ssh_config:ssh_config",
         "Print a block for ~/.ssh/config and a line for ~/.ssh/known_hosts.",

@@ -20,6 +20,7 @@ from rtunnel.state_directory import ADMIN_SOCKET
 from rtunnel.web.admin import listen_admin
 from rtunnel.web.health import health_routes
 from rtunnel.web.revocations import revocation_routes
+from rtunnel.web.rotation import rotation_routes
 from rtunnel.web.server import listen
 from rtunnel.web.tokens import token_routes
 
@@ -57,6 +58,7 @@ class ServedProxy(Service):
                 more={
                     **revocation_routes(self._proxy.revoking),
                     **token_routes(self._proxy.tokens),
+                    **rotation_routes(self._proxy.rotation),
                 },
             )
         )

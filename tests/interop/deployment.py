@@ -193,7 +193,7 @@ class Deployment:
             rtunnel(
                 *("user", "sign", name, *state, "--key", directory / "id.pub"),
                 *(word for each in principals for word in ("--principal", each)),
-                *("--ttl", "1h"),
+                *("--ttl", "1h", "--force"),
             )
         )
         return self.client(directory, directory / "id-cert.pub")
@@ -203,19 +203,20 @@ class Deployment:
 
         :param certificate: for it, None to show the bare key.
         """
-        authority = next(
+        # The lines, several while the authority is rotated, are for the balancer; the
+        # tests also pick a proxy by its own port.
+        authorities = [
             line
             for line in self.ssh_config().splitlines()
             if line.startswith("@cert-authority ")
-        )
-        # The line is for the balancer; the tests also pick a proxy by its own port.
-        _, _, key = authority.split(" ", 2)
-        any_port = f"@cert-authority [{self.layout.address}]:* {key}"
+        ]
+        lines = [*authorities]
+        for authority in authorities:
+            _, _, key = authority.split(" ", 2)
+            lines.append(f"@cert-authority [{self.layout.address}]:* {key}")
         names = f"[b]:*,[*.b]:*,[*.a]:*,[{LOOPBACK}]:{self.sshd.port}"
-        target = f"{names} {self.sshd.host_key}"
-        (directory / "known_hosts").write_text(
-            "".join(line + "\n" for line in (authority, any_port, target))
-        )
+        lines.append(f"{names} {self.sshd.host_key}")
+        (directory / "known_hosts").write_text("".join(line + "\n" for line in lines))
         jumps = {proxy.name: proxy.port for proxy in self.all_proxies}
         return OpenSSH(
             directory,

@@ -1,0 +1,159 @@
+"""``rtunnel ca``: the authorities, and how they are exchanged."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rtunnel.admin_client import ask
+from rtunnel.cli.options import duration, json_option, state_option
+from rtunnel.errors import RotationRefused
+from rtunnel.naming import printable
+from rtunnel.state_directory import ADMIN_SOCKET
+from rtunnel.status_text import table
+from rtunnel.trust.bundle import ROLES, Phase
+from rtunnel.web.rotation import PATH
+
+#: Seconds from one look to the next with ``--wait``.
+LOOK_INTERVAL = 0.5
+
+#: What each phase means, and what to do before the next step.
+_PHASES = {
+    Phase.STEADY: ("One key is trusted and signs.", ""),
+    Phase.TRUSTED: (
+        "The new key is trusted beside the old one, which still signs.",
+        "When `rtunnel ca status` names nobody, let the new key sign:",
+    ),
+    Phase.SIGNS: (
+        "The new key signs; the old one is trusted still.",
+        "When `rtunnel ca status` names nobody, trust the old key no longer:",
+    ),
+    Phase.RETIRED: (
+        "The old key is no longer trusted.",
+        "",
+    ),
+}
+
+#: What people have to do, by authority and phase.
+_PEOPLE = {
+    ("host", Phase.TRUSTED): (
+        "Before the next step, give people the two lines that `rtunnel ssh-config "
+        "--only known-hosts` prints now."
+    ),
+    ("host", Phase.RETIRED): (
+        "The line of the old key may be taken out of people's known_hosts."
+    ),
+    ("user", Phase.SIGNS): (
+        "Certificates that the old key has signed are good until it is no longer "
+        "trusted: wait until they have ended, or sign people's keys again."
+    ),
+}
+
+
+@click.group()
+def ca() -> None:
+    """Show and exchange the authorities.
+
+    Asks the running proxy of the state directory. To exchange an authority, that has to
+    be the one that `rtunnel init` made, where the private keys are.
+    """
+
+
+@ca.command()
+@click.argument("role", type=click.Choice(ROLES), metavar="host|agent|user")
+@state_option
+@click.option(
+    "--to",
+    type=click.Choice([phase.value for phase in Phase]),
+    help="The phase to come to; when it is there already, nothing is done.",
+)
+@click.option("--back", is_flag=True, help="Go one phase back.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Leave behind proxies and agents that have not followed yet.",
+)
+def rotate(role: str, state: Path, to: str | None, back: bool, force: bool) -> None:
+    """Exchange an authority's key: one phase further with each call.
+
+    The phases are: the new key is trusted; the new key signs; the old key is no longer
+    trusted. No connection is closed. Refuses to go on while a proxy or an agent has not
+    followed the phase before.
+    """
+    body = {"role": role, "to": to, "back": back, "force": force}
+    done = ask(state / ADMIN_SOCKET, "POST", PATH, body)
+    authority = done["authority"]
+    phase = Phase(authority["phase"])
+    if done["before"] == phase.value:
+        click.echo(f"The {role} authority is in phase {phase.value} already.")
+        return
+    meaning, following = _PHASES[phase]
+    click.echo(
+        f"The {role} authority went from {done['before']} to {phase.value} "
+        f"(generation {authority['generation']}). {meaning}"
+    )
+    if (role, phase) in _PEOPLE:
+        click.echo(_PEOPLE[role, phase])
+    if following:
+        click.echo(f"{following}\n    rtunnel ca rotate {role} --state {state}")
+    if phase is not Phase.STEADY:
+        click.echo(f"Or go back:\n    rtunnel ca rotate {role} --back --state {state}")
+
+
+@ca.command()
+@state_option
+@json_option
+@click.option(
+    "--wait",
+    type=duration,
+    metavar="TIME",
+    help="Wait until everybody has followed, at most so long: 30s, 5m.",
+)
+def status(state: Path, as_json: bool, wait: int | None) -> None:
+    """Show where the authorities stand, and who has not followed yet."""
+    deadline = time.monotonic() + (wait or 0)
+    while True:
+        document = ask(state / ADMIN_SOCKET, "GET", PATH)
+        behind = sum(
+            len(each["not_followed"]) for each in document["authorities"].values()
+        )
+        if not behind or time.monotonic() >= deadline:
+            break
+        time.sleep(LOOK_INTERVAL)
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+    else:
+        click.echo(status_text(document), nl=False)
+    if wait is not None and behind:
+        raise RotationRefused(f"{behind} have not followed within {wait} seconds")
+
+
+def status_text(document: Mapping[str, Any]) -> str:
+    """The status as a table, and who has not followed below it."""
+    authorities = document["authorities"]
+    text = table(
+        ("AUTHORITY", "PHASE", "GENERATION", "SIGNS", "NOT FOLLOWED"),
+        [
+            (
+                role,
+                each["phase"],
+                str(each["generation"]),
+                each["signs"] or "-",
+                str(len(each["not_followed"])),
+            )
+            for role, each in authorities.items()
+        ],
+    )
+    for role, each in authorities.items():
+        for one in each["not_followed"]:
+            text += (
+                f"{role}: {one['kind']} {one['id']} ({printable(one['name'])}) "
+                f"{' and '.join(map(printable, one['lacks']))}; seen {one['seen']}, "
+                f"its certificate ends {one['certificate_ends']}\n"
+            )
+    return text
