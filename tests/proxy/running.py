@@ -234,6 +234,12 @@ class ProxyTestCase(TestCase):
             check_host=lambda algorithm, blob: Certificate.from_blob(blob),
             handler=peer,
         )
+        return await self.connect_with(factory, peer, port)
+
+    async def connect_with(
+        self, factory: Any, peer: Peer, port: int | None = None
+    ) -> Connection:
+        """Log in with what a factory builds."""
         endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", port or self.port)
         transport: Any = await connectProtocol(endpoint, factory.buildProtocol(None))
         self.peers.append(peer)
