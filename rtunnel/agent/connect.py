@@ -9,25 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import (
-    TCP4ClientEndpoint,
-    TCP6ClientEndpoint,
-    wrapClientTLS,
-)
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
     IStreamClientEndpoint,
 )
-from twisted.internet.ssl import Certificate, optionsForClientTLS
 from zope.interface import implementer
 
 from rtunnel.agent.http_connect import HttpConnectEndpoint, http_proxy_for
 from rtunnel.agent.reactors import IAgentReactor
+from rtunnel.agent.tls import TlsEndpoint
 from rtunnel.config import Address
 from rtunnel.errors import ConnectionFailed
 from rtunnel.happy_eyeballs import first_success
@@ -41,14 +37,15 @@ class Connector:
     """Connects to proxies.
 
     :param environ: the environment variables, for ``HTTPS_PROXY`` and ``NO_PROXY``.
-    :param trust_root: the TLS authority that counts; ``None``: those of the system.
+    :param trust_root: the TLS authorities that count, see
+        :func:`rtunnel.agent.tls.load_authorities`; ``None``: those of the system.
     """
 
     def __init__(
         self,
         reactor: IAgentReactor,
         environ: Mapping[str, str],
-        trust_root: Certificate | None = None,
+        trust_root: Any | None = None,
     ) -> None:
         self._reactor = reactor
         self._environ = environ
@@ -61,9 +58,10 @@ class Connector:
 
         :param rotation: which of the addresses behind its name to begin with, counted
             round and round.
-        :returns: the protocol, on a transport that is connected; under ``tls:`` the TLS
-            handshake may still fail.
-        :raises ConnectionFailed: the name does not resolve, or the HTTP proxy refuses.
+        :returns: the protocol, on a transport that is connected; under ``tls:`` the
+            host has proven its name.
+        :raises ConnectionFailed: the name does not resolve, the HTTP proxy refuses, or
+            TLS fails.
         :raises ConnectError: when no address takes the connection.
         """
         proxy = http_proxy_for(address, self._environ)
@@ -77,9 +75,15 @@ class Connector:
         if proxy is not None:
             endpoint = HttpConnectEndpoint(endpoint, proxy, address)
         if address.tls:
-            options = optionsForClientTLS(address.host, self._trust_root)
-            endpoint = wrapClientTLS(options, endpoint, self._reactor)
+            inside = TlsEndpoint(
+                endpoint, address.host, self._trust_root, self._reactor
+            )
+            return await inside.connect(factory)
         return await endpoint.connect(factory)
+
+    def trust(self, trust_root: Any | None) -> None:
+        """From the next dial on, these are the TLS authorities that count."""
+        self._trust_root = trust_root
 
 
 @implementer(IStreamClientEndpoint)

@@ -25,6 +25,7 @@ from rtunnel.agent.machine import DEFAULT_DEADLINES, Deadlines, TunnelState
 from rtunnel.agent.pool import Dial, Pinned, Pool
 from rtunnel.agent.reactors import IAgentReactor
 from rtunnel.agent.renewal import Renewal
+from rtunnel.agent.tls import load_authorities
 from rtunnel.agent.tunnel import Tunnel, TunnelStatus
 from rtunnel.certified_key import finish_replacing
 from rtunnel.config import Address, AgentConfig, check_usable, load_agent
@@ -85,7 +86,8 @@ class AgentService(Service):
     :param environ: the environment variables, for ``HTTPS_PROXY`` and ``NO_PROXY``.
     :param drain_timeout: seconds that open connections have when the agent stops.
     :raises KeyFileError: when key or certificate cannot be used.
-    :raises ConfigError: when the algorithms listed leave no way to use them.
+    :raises ConfigError: when the algorithms listed leave no way to use them, or the
+        TLS authorities cannot be read.
     """
 
     _log = Logger()
@@ -107,7 +109,9 @@ class AgentService(Service):
         self._reactor = reactor
         self._load = load or _load_credentials
         self._now = now
-        self._connector = connector or Connector(reactor, environ)
+        self._connector = connector or Connector(
+            reactor, environ, load_authorities(config.tls_authorities)
+        )
         self._deadlines = deadlines
         self._drain_timeout = drain_timeout
         self._chance = chance
@@ -171,13 +175,15 @@ class AgentService(Service):
     def reload(self) -> None:
         """Read the config file and the keys again, as on SIGHUP.
 
-        What may be reached holds from now on, keys, certificate and algorithms from
-        the next dial on; another cluster, other proxies or tunnels need a restart.
+        What may be reached holds from now on, keys, certificate, algorithms and TLS
+        authorities from the next dial on; another cluster, other proxies or tunnels
+        need a restart.
 
         :raises ConfigError: when the file cannot be used; nothing changes then.
         :raises KeyFileError: likewise for keys and certificate.
         """
         config = load_agent(self._config.path)
+        tls_authorities = load_authorities(config.tls_authorities)
         before, self._config = self._config, config
         try:
             self._credentials.reload()
@@ -194,11 +200,13 @@ class AgentService(Service):
             self._config,
             allow=config.allow,
             resolve=config.resolve,
+            tls_authorities=config.tls_authorities,
             tunnel=config.tunnel,
             ssh=config.ssh,
             renewal=config.renewal,
         )
         self._site.change(config.allow, config.resolve)
+        self._connector.trust(tls_authorities)
         self._log.info("{path} was read again", path=str(config.path))
 
     def status(self) -> AgentStatus:

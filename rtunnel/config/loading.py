@@ -50,7 +50,12 @@ def load_agent(path: str | Path) -> AgentConfig:
     :raises ConfigError: with every problem of the file.
     """
     config = _load(Path(path), AgentConfig)
-    return attrs.evolve(config, state=config.path.parent / config.state)
+    state = config.path.parent / config.state
+    return attrs.evolve(
+        config,
+        state=state,
+        tls_authorities=tuple(state / each for each in config.tls_authorities),
+    )
 
 
 def _load(path: Path, kind: type[Config]) -> Config:

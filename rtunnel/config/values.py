@@ -239,6 +239,8 @@ class AgentConfig:
     :param state: directory of key, certificate and CA.
     :param proxies: addresses to find proxies at; every A and AAAA record of each.
     :param ssh: the algorithms of its connections to them.
+    :param tls_authorities: files of PEM certificates that vouch for ``tls:`` addresses;
+        none: the system's.
     :param tunnels: "all", or how many tunnels to hold.
     :param allow: what may be reached through this agent; the last word.
     :param resolve: host names, in lower case, and the IP address that each stands for.
@@ -248,6 +250,7 @@ class AgentConfig:
     cluster: ClusterName
     state: FilePath = Path(".")
     proxies: AtLeastOne[DialAddress]
+    tls_authorities: tuple[FilePath, ...] = ()
     tunnels: Tunnels = "all"
     allow: TargetPatterns = OWN_SSHD
     resolve: Mapping[str, str] = MappingProxyType({})

@@ -66,6 +66,8 @@ AGENT_COMMENTS = {
     "state": "relative to this file: key, certificate, CA",
     "proxies": "one or more addresses, all A and AAAA records of each; "
     '"tls:host:443" is SSH inside TLS',
+    "tls_authorities": "files of PEM certificates that vouch for tls: addresses; "
+    "default: the system's",
     "tunnels": "or a number: hold that many, let the proxies pass connections on",
     "allow": "what may be reached through this agent; the last word",
     "resolve": 'names: {"web1" = "10.0.0.5"}',

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.error import ConnectionDone, ConnectionRefusedError
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import Certificate, PrivateCertificate
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.agent.connect import Connector
@@ -143,6 +145,7 @@ class TlsTests(ConnectorTestCase):
     def accept_tls(self) -> tuple[RecordingProtocol, Callable[[], None]]:
         """A TLS server accepts; its own protocol, and what moves the bytes."""
         _, transport = self.reactor.accept()
+        self.transport = transport
         own = RecordingProtocol()
         server = TLSMemoryBIOFactory(
             self.server.options(),
@@ -167,31 +170,76 @@ class TlsTests(ConnectorTestCase):
         pump()
         return own, pump
 
+    def hang_up(self, *, we_did: bool = True) -> None:
+        """The TCP connection ends."""
+        self.assertEqual(self.transport.disconnecting, we_did)
+        self.transport.protocol.connectionLost(Failure(ConnectionDone()))
+
     def test_ssh_is_spoken_inside_tls(self) -> None:
-        """The name is checked against the certificate."""
+        """Once the name has been checked against the certificate."""
         connecting = self.connect(
             "tls:lb.example.com:443", trust_root=_public(self.server)
         )
         self.assertEqual(self.reactor.attempts, [("10.0.0.1", 443)])
+        self.assertNoResult(connecting)
         server, pump = self.accept_tls()
         protocol = self.successResultOf(connecting)
         assert isinstance(protocol, Protocol) and protocol.transport is not None
         protocol.transport.write(b"SSH-2.0-a")
         pump()
         self.assertEqual(server.data, b"SSH-2.0-a")
+        assert server.transport is not None
+        server.transport.write(b"SSH-2.0-b")
+        pump()
+        self.assertEqual(cast(RecordingProtocol, protocol).data, b"SSH-2.0-b")
 
     def test_certificate_for_another_name_is_refused(self) -> None:
-        """The connection ends, and nothing of SSH was said."""
+        """Nothing of SSH was said, and no protocol was made to say it."""
         connecting = self.connect(
             "tls:dual.example.com:443", trust_root=_public(self.server)
         )
-        server, pump = self.accept_tls()
-        protocol = self.successResultOf(connecting)
-        assert isinstance(protocol, RecordingProtocol)
-        assert protocol.transport is not None
-        protocol.transport.write(b"SSH-2.0-a")
-        pump()
+        server, _ = self.accept_tls()
+        self.hang_up()
+        failure = self.failureResultOf(connecting, ConnectionFailed)
+        self.assertIn(
+            "the TLS certificate of the server is not for dual.example.com",
+            failure.getErrorMessage(),
+        )
         self.assertEqual(server.data, b"")
+
+    def test_certificate_of_no_trusted_authority_is_refused(self) -> None:
+        """The one that counts is another one."""
+        other = _self_signed("lb.example.com")
+        connecting = self.connect("tls:lb.example.com:443", trust_root=_public(other))
+        self.accept_tls()
+        self.hang_up()
+        failure = self.failureResultOf(connecting, ConnectionFailed)
+        self.assertIn("certificate verify failed", failure.getErrorMessage())
+
+    def test_what_is_not_tls_is_refused(self) -> None:
+        """An SSH server, for instance."""
+        connecting = self.connect("tls:lb.example.com:443")
+        _, self.transport = self.reactor.accept()
+        self.transport.protocol.dataReceived(b"SSH-2.0-plain\r\n")
+        self.hang_up()
+        failure = self.failureResultOf(connecting, ConnectionFailed)
+        self.assertIn("TLS with lb.example.com failed", failure.getErrorMessage())
+
+    def test_who_hangs_up_is_told_apart(self) -> None:
+        """Before there is TLS."""
+        connecting = self.connect("tls:lb.example.com:443")
+        _, self.transport = self.reactor.accept()
+        self.hang_up(we_did=False)
+        failure = self.failureResultOf(connecting, ConnectionFailed)
+        self.assertIn("before TLS with lb.example.com", failure.getErrorMessage())
+
+    def test_cancelling_during_the_handshake_gives_up(self) -> None:
+        """A server that says nothing; the dial has a deadline."""
+        connecting = self.connect("tls:lb.example.com:443")
+        _, transport = self.reactor.accept()
+        connecting.cancel()
+        self.failureResultOf(connecting, CancelledError)
+        self.assertTrue(transport.disconnecting)
 
     def test_tls_goes_through_the_http_proxy(self) -> None:
         """CONNECT first, TLS inside."""
@@ -200,7 +248,7 @@ class TlsTests(ConnectorTestCase):
         self.assertIn(b"CONNECT lb.example.com:443 ", transport.value())
         transport.clear()
         transport.protocol.dataReceived(b"HTTP/1.1 200 OK\r\n\r\n")
-        self.successResultOf(connecting)
+        self.assertNoResult(connecting)
         self.assertEqual(transport.value()[:1], b"\x16")
 
 

@@ -99,6 +99,7 @@ AGENT_FILE = """\
 cluster = "b"
 state = "."                      # relative to this file: key, certificate, CA
 proxies = ["lb.example.com:3023"] # one or more addresses, all A and AAAA records of each; "tls:host:443" is SSH inside TLS
+tls_authorities = []             # files of PEM certificates that vouch for tls: addresses; default: the system's
 tunnels = "all"                  # or a number: hold that many, let the proxies pass connections on
 allow = ["localhost:22"]         # what may be reached through this agent; the last word
 resolve = {}                     # names: {"web1" = "10.0.0.5"}
