@@ -16,6 +16,9 @@ from typing import Any, cast
 from rtunnel.errors import RtunnelError
 from rtunnel.socket_path import reachable
 
+#: Where the authorities are; see :mod:`rtunnel.web.rotation`.
+AUTHORITIES_PATH = "/v1/ca"
+
 #: Seconds that the proxy may take to answer.
 TIMEOUT = 10.0
 

@@ -19,7 +19,6 @@ from rtunnel.cli.issuing import (
     public_key_lines,
 )
 from rtunnel.cli.options import (
-    DEFAULT_VALIDITY,
     DIRECTORY,
     cluster_name,
     force_option,
@@ -41,6 +40,7 @@ from rtunnel.state_directory import (
     write_public,
 )
 from rtunnel.trust.authority import CertificateAuthority
+from rtunnel.trust.renewal import AGENT_VALIDITY
 from rtunnel.wire.certificate import CertificateKind
 from rtunnel.wire.keys import PrivateKey
 
@@ -60,14 +60,14 @@ def agent() -> None:
     metavar="DIR",
     help="The state directory to make; copy it to the agent's machine.",
 )
-@ttl_option(DEFAULT_VALIDITY)
+@ttl_option("certificates.agent_ttl")
 @set_option
 @force_option
 def sign(
     cluster: str,
     state: Path,
     out: Path,
-    ttl: int,
+    ttl: int | None,
     settings: tuple[str, ...],
     force: bool,
 ) -> None:
@@ -104,14 +104,18 @@ def sign(
     check_fillable(out, AGENT_FILES, force=force)
     key = PrivateKey.generate()
     certificate = authority.sign_agent(
-        key.public, cluster=cluster, instance=str(uuid4()), validity=ttl
+        key.public,
+        cluster=cluster,
+        instance=str(uuid4()),
+        validity=ttl or proxies.certificates.agent_ttl,
     )
     anchors = public_key_lines(host_cas, f"rtunnel {HOST_CA} of {proxies.cluster}")
     fill(out, agent_files(key, certificate, anchors, text), force=force)
     command = f"twistd -n rtunnel-agent --config {shell_path(out / AGENT_CONFIG)}"
     click.echo(
         f"An agent of cluster {cluster} is ready in {shell_path(out)}, valid until "
-        f"{until(certificate)}.\n\n"
+        f"{until(certificate)}.\nIt renews itself while it runs and a proxy can sign; "
+        "where none can, give --ttl 52w.\n\n"
         + steps(("Copy the directory to the agent's machine and start it:", command))
     )
 
@@ -126,20 +130,34 @@ def sign(
     metavar="FILE",
     help="The agent's certificate, agent_key-cert.pub, or a copy of it.",
 )
-@ttl_option(DEFAULT_VALIDITY)
-def renew(state: Path, path: Path, ttl: int) -> None:
+@ttl_option("certificates.agent_ttl")
+def renew(state: Path, path: Path, ttl: int | None) -> None:
     """Sign an agent's certificate again, for the same key and the same agent.
 
     It is replaced in place; no private key but the authority's is needed, so the file
     may be a copy from the agent's machine, to be copied back. A running agent takes
-    the new certificate when it dials next.
+    the new certificate by itself. While it runs, and a proxy can sign, it renews its
+    certificate itself.
     """
     ca = load_authority(state, AGENT_CA)
     old = load_certificate(path)
-    check_renewable(path, old, CertificateKind.USER, ca.public, "rtunnel agent sign")
+    check_renewable(
+        path, old, CertificateKind.USER, state / AGENT_CA, "rtunnel agent sign"
+    )
     new = CertificateAuthority(ca, now=time.time).sign_agent(
-        old.key, cluster=old.principals[0], instance=old.key_id, validity=ttl
+        old.key,
+        cluster=old.principals[0],
+        instance=old.key_id,
+        validity=ttl or _default_ttl(state),
     )
     comment = f"rtunnel agent {new.key_id} of {new.principals[0]}"
     write_public(path, new.to_openssh(comment) + "\n", force=True)
     click.echo(f"Signed {shell_path(path)} again, valid until {until(new)}.")
+
+
+def _default_ttl(state: Path) -> float:
+    """As proxy.toml says; authorities may lie where there is none."""
+    path = state / PROXY_CONFIG
+    if not path.exists():
+        return AGENT_VALIDITY
+    return load_proxy(path).certificates.agent_ttl

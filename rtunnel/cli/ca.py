@@ -10,14 +10,13 @@ from typing import Any
 
 import click
 
-from rtunnel.admin_client import ask
+from rtunnel.admin_client import AUTHORITIES_PATH, ask
 from rtunnel.cli.options import duration, json_option, state_option
 from rtunnel.errors import RotationRefused
 from rtunnel.naming import printable
 from rtunnel.state_directory import ADMIN_SOCKET
 from rtunnel.status_text import table
 from rtunnel.trust.bundle import ROLES, Phase
-from rtunnel.web.rotation import PATH
 
 #: Seconds from one look to the next with ``--wait``.
 LOOK_INTERVAL = 0.5
@@ -86,7 +85,7 @@ def rotate(role: str, state: Path, to: str | None, back: bool, force: bool) -> N
     followed the phase before.
     """
     body = {"role": role, "to": to, "back": back, "force": force}
-    done = ask(state / ADMIN_SOCKET, "POST", PATH, body)
+    done = ask(state / ADMIN_SOCKET, "POST", AUTHORITIES_PATH, body)
     authority = done["authority"]
     phase = Phase(authority["phase"])
     if done["before"] == phase.value:
@@ -118,7 +117,7 @@ def status(state: Path, as_json: bool, wait: int | None) -> None:
     """Show where the authorities stand, and who has not followed yet."""
     deadline = time.monotonic() + (wait or 0)
     while True:
-        document = ask(state / ADMIN_SOCKET, "GET", PATH)
+        document = ask(state / ADMIN_SOCKET, "GET", AUTHORITIES_PATH)
         behind = sum(
             len(each["not_followed"]) for each in document["authorities"].values()
         )

@@ -14,7 +14,6 @@ from rtunnel.cli.issuing import (
     write_host_key,
 )
 from rtunnel.cli.options import (
-    DEFAULT_VALIDITY,
     cluster_name,
     dial_address,
     force_option,
@@ -69,14 +68,14 @@ FIRST_AUTHORIZED_KEYS = """\
     help="Where agents and clients reach the proxies: the load balancer, or the one "
     "proxy. May be repeated.",
 )
-@ttl_option(DEFAULT_VALIDITY)
+@ttl_option("certificates.proxy_ttl")
 @set_option
 @force_option
 def init(
     state: Path,
     cluster: str,
     public: tuple[Address, ...],
-    ttl: int,
+    ttl: int | None,
     settings: tuple[str, ...],
     force: bool,
 ) -> None:
@@ -103,7 +102,7 @@ def init(
     host_ca = PrivateKey.generate()
     host_key = PrivateKey.generate()
     certificate = sign_host_key(
-        host_ca, host_key.public, str(uuid4()), config, ttl, [config.name]
+        host_ca, host_key.public, str(uuid4()), config, config, ttl, [config.name]
     )
     for name, path in authorities.items():
         key = host_ca if name == HOST_CA else PrivateKey.generate()

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from rtunnel.authority_files import available_keys
 from rtunnel.cli.filling import NewFile
 from rtunnel.config import AgentConfig, ProxyConfig
 from rtunnel.config.structuring import structure
@@ -21,6 +22,8 @@ from rtunnel.state_directory import (
     PROXY_CONFIG,
     USER_CA,
     certificate_path,
+    load_trust_anchors,
+    public_path,
     write_key_pair,
     write_public,
 )
@@ -72,13 +75,15 @@ def sign_host_key(
     key: PublicKey,
     proxy_id: str,
     config: ProxyConfig,
-    ttl: int,
+    settings: ProxyConfig,
+    ttl: int | None,
     more_names: Iterable[str] = (),
 ) -> Certificate:
     """Certify a host key for every name by which the proxy may be called.
 
     :param ca: the host authority.
-    :param ttl: seconds from now.
+    :param settings: of the proxy that signs.
+    :param ttl: seconds from now; None is what the settings say.
     :param more_names: besides those in the config.
     """
     called = [address.host for address in (*config.ssh.public, *config.ssh.advertise)]
@@ -87,7 +92,7 @@ def sign_host_key(
         proxy_id=proxy_id,
         cluster=config.cluster,
         public_names=[*called, *more_names],
-        validity=ttl,
+        validity=ttl or settings.certificates.proxy_ttl,
     )
 
 
@@ -167,17 +172,21 @@ def check_renewable(
     path: Path,
     certificate: Certificate,
     kind: CertificateKind,
-    ca: PublicKey,
+    ca: Path,
     make_new: str,
 ) -> None:
-    """Make sure that a certificate is ours; expired it may be.
+    """Make sure that a certificate is ours; expired it may be, or of a key that the
+    authority had before.
 
     :param path: where it was read.
+    :param ca: the authority's private key file.
     :param make_new: the command that makes a new one instead.
     :raises KeyFileError: when it is not to be renewed.
     """
+    trusted = {key.public for key in available_keys(ca)}
+    trusted.update(load_trust_anchors(public_path(ca)))
     try:
-        certificate.check(kind=kind, trusted=[ca], now=certificate.valid_after)
+        certificate.check(kind=kind, trusted=trusted, now=certificate.valid_after)
     except CertificateError as error:
         raise KeyFileError(
             f"{path}: {error}; make a new one with `{make_new}`"

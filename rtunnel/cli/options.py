@@ -22,9 +22,6 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 #: Seconds in the longest duration that is taken: ten years.
 MAX_DURATION = 520 * UNITS["w"]
 
-#: How long host and agent certificates are valid unless told otherwise.
-DEFAULT_VALIDITY = "52w"
-
 _DURATION = re.compile(r"(?:[0-9]{1,9}[smhdw])+")
 _PART = re.compile(r"([0-9]+)([smhdw])")
 
@@ -124,13 +121,14 @@ json_option = click.option(
 def ttl_option(default: str) -> Callable[[_Command], _Command]:
     """``--ttl``: how long a new certificate is valid.
 
-    :param default: a duration.
+    :param default: a duration, or a key of ``proxy.toml``; for that the value is None.
     """
+    is_key = "." in default
     return click.option(
         "--ttl",
         type=duration,
-        default=default,
-        show_default=True,
+        default=None if is_key else default,
+        show_default=f"{default} of proxy.toml" if is_key else True,
         metavar="TIME",
         help="How long the certificate is valid: 30m, 8h, 7d, 52w.",
     )

@@ -22,7 +22,6 @@ from rtunnel.cli.issuing import (
     sign_host_key,
 )
 from rtunnel.cli.options import (
-    DEFAULT_VALIDITY,
     DIRECTORY,
     force_option,
     proxy_name,
@@ -63,14 +62,14 @@ def proxy() -> None:
     metavar="DIR",
     help="The state directory to make.",
 )
-@ttl_option(DEFAULT_VALIDITY)
+@ttl_option("certificates.proxy_ttl")
 @set_option
 @force_option
 def sign(
     name: str,
     state: Path,
     out: Path,
-    ttl: int,
+    ttl: int | None,
     settings: tuple[str, ...],
     force: bool,
 ) -> None:
@@ -104,7 +103,7 @@ def sign(
     check_fillable(out, PROXY_FILES, force=force)
     key = PrivateKey.generate()
     certificate = sign_host_key(
-        host_ca, key.public, str(uuid4()), config, ttl, [config.name]
+        host_ca, key.public, str(uuid4()), config, first, ttl, [config.name]
     )
     files = proxy_files(key, certificate, authorities, people, text)
     fill(out, files, force=force)
@@ -120,24 +119,25 @@ def sign(
     metavar="FILE",
     help="The host certificate to renew. Default: the one in the state directory.",
 )
-@ttl_option(DEFAULT_VALIDITY)
-def renew(state: Path, path: Path | None, ttl: int) -> None:
+@ttl_option("certificates.proxy_ttl")
+def renew(state: Path, path: Path | None, ttl: int | None) -> None:
     """Sign a host certificate again, for the same key and the same proxy.
 
     It is replaced in place; no private key but the authority's is needed, so the
     certificate of another proxy may be a copy, to be copied back. Names that
     ssh.public of proxy.toml has gained since are added. A proxy takes a new
-    certificate at its next start.
+    certificate at its next start, or on SIGHUP. While it runs, and a proxy can sign, it
+    renews its certificate itself.
     """
     config = load_proxy(state / PROXY_CONFIG)
     path = path or certificate_path(state / HOST_KEY)
     old = load_certificate(path)
     host_ca = load_authority(state, HOST_CA)
     check_renewable(
-        path, old, CertificateKind.HOST, host_ca.public, "rtunnel proxy sign"
+        path, old, CertificateKind.HOST, state / HOST_CA, "rtunnel proxy sign"
     )
     proxy_id, _, *names = old.principals
-    new = sign_host_key(host_ca, old.key, proxy_id, config, ttl, names)
+    new = sign_host_key(host_ca, old.key, proxy_id, config, config, ttl, names)
     write_public(path, host_certificate_line(new), force=True)
     click.echo(f"Signed {shell_path(path)} again, valid until {until(new)}.")
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rtunnel.admin_client import AUTHORITIES_PATH
 from rtunnel.errors import RotationRefused
 from rtunnel.proxy.rotation import Rotation
 from rtunnel.trust.bundle import ROLES, Phase
 from rtunnel.web.server import Response, Routes, WithBody
-
-#: Where they are.
-PATH = "/v1/ca"
 
 
 def rotation_routes(rotation: Rotation) -> Routes:
@@ -41,4 +39,4 @@ def rotation_routes(rotation: Rotation) -> Routes:
         )
         return Response(200, done)
 
-    return {PATH: {"GET": WithBody(get), "POST": WithBody(post)}}
+    return {AUTHORITIES_PATH: {"GET": WithBody(get), "POST": WithBody(post)}}

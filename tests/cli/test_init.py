@@ -71,12 +71,16 @@ class InitTests(CommandTestCase):
             ),
         )
 
-    def test_validity_is_52_weeks_or_what_ttl_says(self) -> None:
-        """Counted from now."""
+    def test_validity_is_a_week_or_what_config_or_ttl_says(self) -> None:
+        """Counted from now; what --ttl says comes first."""
         path = self.state / "host_key-cert.pub"
         self.init()
         self.assertApproximates(
-            load_certificate(path).valid_before, time.time() + 52 * 604800, 60
+            load_certificate(path).valid_before, time.time() + 604800, 60
+        )
+        self.init("--force", "--set", "certificates.proxy_ttl=3600")
+        self.assertApproximates(
+            load_certificate(path).valid_before, time.time() + 3600, 60
         )
         self.init("--force", "--ttl", "2d")
         self.assertApproximates(
