@@ -102,8 +102,8 @@ class OutliveTests(OpenTestCase):
             try:
                 channel, _ = await self.opened(client)
             except OpenRefused as error:
-                self.assertIn("has expired", error.text)
-                return True
+                # On the very second it may be the peer that says no.
+                return "has expired" in error.text
             channel.abort()
             return False
 
