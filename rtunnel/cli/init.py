@@ -121,9 +121,10 @@ def _next_steps(state: Path, config: ProxyConfig) -> str:
     return f"Cluster {config.cluster} is ready in {where}.\n\n" + steps(
         ("Start the proxy:", f"twistd -n rtunnel-proxy --config {config_file}"),
         (
-            "Make an agent of a cluster b, in a directory to copy to its machine:",
-            f"rtunnel agent sign b --state {where} --out agent-b",
+            "Get a line that lets the agent of a cluster b join:",
+            f"rtunnel token add b --state {where}",
         ),
+        ("paste it on the agent's machine:", "rtunnel join 'LINE' --state agent-b"),
         ("and start it there:", "twistd -n rtunnel-agent --config agent-b/agent.toml"),
         (
             "Let a person in:",
