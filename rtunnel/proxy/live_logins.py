@@ -5,8 +5,8 @@ when its certificate or key expires. A connection to a target ends with the logi
 it was asked for by, whether that was made here or is shown by a peer, and, if the
 operator wants it so, when the rules no longer allow it.
 
-An identity is asked for at each look, not kept: whoever renews one in place gives its
-login more time.
+An identity is asked for at each look: whoever renews one in place gives its login more
+time. What was shown at the login is remembered besides, for it may still be revoked.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class LiveLogins:
         self._record = record
         self._proxy_id = proxy_id
         self._outlive = outlive
-        self._logins: dict[Login, None] = {}
+        self._logins: dict[Login, Identity] = {}
         self._connections: dict[OpenConnection, None] = {}
         self._looking: IDelayedCall | None = None
 
@@ -122,7 +122,7 @@ class LiveLogins:
 
     def add(self, login: Login) -> None:
         """Somebody has logged in."""
-        self._logins[login] = None
+        self._logins[login] = login.identity
         self._look_by(login.identity.valid_before)
 
     def remove(self, login: Login) -> None:
@@ -164,8 +164,8 @@ class LiveLogins:
                 forbidden[connection] = reason
                 connection.forbid(reason)
         # The logins first: they hear why before their channels close.
-        for login in list(self._logins):
-            reason = reason_for(login.identity)
+        for login, shown in list(self._logins.items()):
+            reason = reason_for(login.identity) or reason_for(shown)
             if reason is not None:
                 self._end_login(login, reason, told)
         self._end_connections(forbidden)

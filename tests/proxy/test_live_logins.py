@@ -14,7 +14,7 @@ from rtunnel.proxy.live_logins import LOOK_INTERVAL, REVOKED, LiveLogins
 from rtunnel.trust.identity import Identity, UserIdentity
 from rtunnel.trust.policy import Allow, AllowRule, Deny, Policy
 from rtunnel.trust.revocation import Revocation, RevocationKind, Revocations
-from tests.trust.test_revocation import agent, peer, user
+from tests.trust.test_revocation import agent, certificate, peer, user
 from tests.wire.examples import NOW
 
 WEB1 = Target("web1", "b", 22)
@@ -153,6 +153,18 @@ class RevokedTests(LiveLoginsTestCase):
         self.clock.advance(4000)
         self.logins.remove(alice)
         self.assertEqual((len(alice.told), len(self.events)), (1, 1))
+
+    def test_certificate_of_the_login_counts_though_it_was_renewed_since(self) -> None:
+        """And so does the new one."""
+        for serial in ("7", "43"):
+            tunnel = self.login(agent())
+            tunnel.identity = attrs.evolve(
+                agent(), certificate=certificate(agent().instance, "b", serial=43)
+            )
+            self.revoke(RevocationKind.SERIAL, "1")
+            self.assertEqual(tunnel.told, [])
+            self.revoke(RevocationKind.SERIAL, serial)
+            self.assertEqual(tunnel.told, [REVOKED])
 
     def test_connection_of_a_peers_client_is_ended(self) -> None:
         """The peer stays logged in; its other clients stay connected."""
