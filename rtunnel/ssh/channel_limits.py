@@ -49,7 +49,7 @@ class ChannelLimits:
 
     window: int = 2 * MIB
     initial_window: int = 256 * KIB
-    window_budget: int = 40 * MIB
+    window_budget: int = 48 * MIB
     least_window: int = 16 * KIB
     max_packet: int = 32 * KIB
     own_packet: int = 256 * KIB

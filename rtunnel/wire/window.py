@@ -17,6 +17,10 @@ MAX_WINDOW = 2**32 - 1
 #: as long shrinks: large windows belong to the channels that are busy now.
 BUSY_SECONDS = 1.0
 
+#: Bytes that a channel has moved when it is known that somebody takes them: more than
+#: the kernels' buffers on the way hold.
+PROVEN = 8 * 1024 * 1024
+
 
 class WindowExceeded(ProtocolError):
     """The peer sent more than its window; ends the channel, not the connection."""
@@ -55,9 +59,10 @@ class WindowBudget:
     What counts is credit the peer has not used and data it sent that nobody took yet:
     the most memory that the peer can make us hold. Credit cannot be taken back, and of
     a channel that stops nobody knows beforehand that it will. So no window is larger
-    than a part of what all the others leave: however many have stopped, there is as
-    much left for one that moves as one of them has (the dynamic threshold of Choudhury
-    and Hahne). Channels that have shown nothing yet leave a reserve alone.
+    than a part of what all the others leave: however many have stopped, something is
+    left (the dynamic threshold of Choudhury and Hahne). Channels that have not moved
+    much yet, no more than buffers at the target may have swallowed, leave a reserve to
+    those that have.
 
     Every channel gets its least window even when nothing is left, or it could never
     move.
@@ -72,16 +77,22 @@ class WindowBudget:
         self.granted = 0
 
     @property
+    def _unreserved(self) -> int:
+        return self.total * 5 // 8
+
+    @property
     def first(self) -> int:
         """The most bytes that a new window may have."""
-        return (self.total * 5 // 8 - self.granted) // 64
+        return (self._unreserved // 2 - self.granted) // 56
 
-    def most(self, covered: int) -> int:
+    def most(self, covered: int, is_proven: bool) -> int:
         """The most bytes that a window may grow to.
 
         :param covered: bytes that it covers now.
+        :param is_proven: whether the channel has moved much.
         """
-        return (self.total - self.granted + covered) // 9
+        total = self.total if is_proven else self._unreserved
+        return (total - self.granted + covered) // 9
 
     def grant(self, count: int) -> None:
         """A window covers so many bytes more."""
@@ -111,6 +122,7 @@ class ReceiveWindow:
         "_initial",
         "_last_credit",
         "_least",
+        "_proof",
         "held",
         "maximum",
         "remaining",
@@ -124,6 +136,7 @@ class ReceiveWindow:
         self._initial = min(initial, maximum)
         self._least = min(least, maximum)
         self._last_credit = now
+        self._proof = PROVEN
         self.maximum = maximum
         self.held = 0
         self.size = max(min(self._initial, budget.first), self._least)
@@ -169,7 +182,9 @@ class ReceiveWindow:
         elif elapsed > BUSY_SECONDS * 8:
             target = max(target >> 1, min(self._initial, target))
         covered = self.remaining + self.held
-        target = max(min(target, self._budget.most(covered)), self._least)
+        self._proof -= self.size - covered
+        most = self._budget.most(covered, self._proof <= 0)
+        target = max(min(target, most), self._least)
         self.size = max(target, covered)
         granted = self.size - covered
         self.remaining += granted

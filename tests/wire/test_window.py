@@ -51,7 +51,7 @@ class SendWindowTests(SynchronousTestCase):
 class ReceiveWindowTests(SynchronousTestCase):
     """What we let the peer send."""
 
-    def make(self, total: int = 32 * MIB) -> ReceiveWindow:
+    def make(self, total: int = 48 * MIB) -> ReceiveWindow:
         """A window of 256 KiB that may grow to 2 MiB."""
         budget = WindowBudget(total)
         return ReceiveWindow(budget, 256 * KIB, 2 * MIB, 32 * KIB, 0.0)
@@ -118,7 +118,7 @@ class ReceiveWindowTests(SynchronousTestCase):
 
     def test_release_gives_everything_back(self) -> None:
         """After release the budget has what the window had, also when repeated."""
-        budget = WindowBudget(MIB)
+        budget = WindowBudget(16 * MIB)
         window = ReceiveWindow(budget, 64 * KIB, MIB, 32 * KIB, 0.0)
         window.received(100)
         window.release()
@@ -134,7 +134,7 @@ class WindowBudgetTests(SynchronousTestCase):
         return ReceiveWindow(budget, 256 * KIB, 2 * MIB, 16 * KIB, 0.0)
 
     def work(self, window: ReceiveWindow, turn: int) -> None:
-        """Use a window up, consume everything and get credit, in a tenth of a second."""
+        """Use a window up, consume it all and get credit, in a tenth of a second."""
         used = window.remaining
         window.received(used)
         window.consumed(used)
@@ -143,7 +143,7 @@ class WindowBudgetTests(SynchronousTestCase):
     def test_bounds_a_thousand_stalled_channels(self) -> None:
         """64 MiB hold what they can make us hold, idle at first or busy till then."""
         for busy in (0, 20):
-            budget = WindowBudget(40 * MIB)
+            budget = WindowBudget(48 * MIB)
             windows = [self.make(budget) for _ in range(1000)]
             for turn in range(busy):
                 for window in windows:
@@ -155,29 +155,44 @@ class WindowBudgetTests(SynchronousTestCase):
             self.assertEqual(held, budget.granted)
             self.assertLess(held, 60 * MIB)
 
-    def test_two_hundred_that_stopped_leave_as_much_as_one_of_them_has(self) -> None:
-        """However large they had become before: 160 KiB at least."""
-        budget = WindowBudget(40 * MIB)
-        stopped = [self.make(budget) for _ in range(200)]
-        for turn in range(20):
-            for window in stopped:
+    def stop(self, windows: list[ReceiveWindow], turns: int) -> None:
+        """Let them work, and then nobody take what comes."""
+        for turn in range(turns):
+            for window in windows:
                 self.work(window, turn)
-        for window in stopped:
+        for window in windows:
             window.received(window.remaining)
-            window.credit(2.0)
+            window.credit(turns / 10)
+
+    def test_two_hundred_that_stopped_leave_one_that_moves_its_window(self) -> None:
+        """They had moved as much as the buffers of their targets hold."""
+        budget = WindowBudget(48 * MIB)
+        stopped = [self.make(budget) for _ in range(200)]
+        self.stop(stopped, 20)
+        self.assertGreater(sum(window.held for window in stopped), 24 * MIB)
         moving = self.make(budget)
-        for turn in range(20, 40):
+        for turn in range(20, 240):
             self.work(moving, turn)
-        self.assertGreater(moving.remaining, 160 * KIB)
+        self.assertEqual(moving.remaining, 2 * MIB)
+
+    def test_two_hundred_that_stopped_late_leave_as_much_as_each_has(self) -> None:
+        """After they had moved hundreds of MiB."""
+        budget = WindowBudget(48 * MIB)
+        stopped = [self.make(budget) for _ in range(200)]
+        self.stop(stopped, 1000)
+        moving = self.make(budget)
+        for turn in range(1000, 3000):
+            self.work(moving, turn)
+        self.assertGreater(moving.remaining, 192 * KIB)
 
     def test_idle_channels_leave_a_busy_one_its_window(self) -> None:
-        """Ten do not matter; two hundred leave it more than a MiB; a thousand some."""
-        for idle, least in ((10, 2 * MIB), (200, MIB), (1000, 256 * KIB)):
-            budget = WindowBudget(40 * MIB)
+        """Two hundred do not matter, and beside a thousand it starts with 256 KiB."""
+        for idle, least in ((10, 2 * MIB), (200, 2 * MIB), (1000, 256 * KIB)):
+            budget = WindowBudget(48 * MIB)
             for _ in range(idle):
                 self.make(budget)
             moving = self.make(budget)
-            for turn in range(20):
+            for turn in range(100):
                 self.work(moving, turn)
             self.assertGreaterEqual(moving.remaining, least, idle)
 
