@@ -28,6 +28,7 @@ LONG = {Path("tests/cli/demo"), Path("tests/tap"), Path("tests/test_fuzz.py")}
 #: These watch for as long as ``RTUNNEL_SOAK`` says.
 SOAKING = [
     INTEROP / "test_slow_reader.py",
+    INTEROP / "test_slow_channels.py",
 ]
 
 

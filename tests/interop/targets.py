@@ -66,6 +66,9 @@ def main() -> None:
     """Serve one behaviour on a port of 127.0.0.1, a thread for each connection."""
     behaviour, port = BEHAVIOURS[sys.argv[1]], int(sys.argv[2])
     with socket.create_server(("127.0.0.1", port), backlog=128) as server:
+        if behaviour is silent:
+            # What is not read is to wait with the sender, not in the kernel.
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         while True:
             connection, _ = server.accept()
             threading.Thread(target=behaviour, args=(connection,), daemon=True).start()
