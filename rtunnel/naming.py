@@ -104,6 +104,8 @@ def printable(text: str | bytes, limit: int = MAX_PRINTED) -> str:
     if isinstance(text, bytes):
         text = text[: limit * 4].decode("utf-8", "backslashreplace")
     cut = text[:limit] + ("..." if len(text) > limit else "")
+    if cut.isprintable():
+        return cut
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii")
         for c in cut

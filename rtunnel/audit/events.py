@@ -282,6 +282,9 @@ Event = (
 )
 
 
+_as_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def event_line(event: Event, time: float) -> str:
     """An event as one line of JSON, its newline included, and without its ``chain``.
 
@@ -290,8 +293,8 @@ def event_line(event: Event, time: float) -> str:
     line: dict[str, object] = dict.fromkeys(EVENT_FIELDS)
     line["time"] = rfc3339(time)
     line["event"] = event.event
-    for name, value in attrs.asdict(event).items():
+    for name, value in attrs.asdict(event, recurse=False).items():
         line[name] = printable(value) if isinstance(value, str) else value
     if line["seconds"] is not None:
         line["seconds"] = round(max(0.0, float(str(line["seconds"]))), 3)
-    return json.dumps(line, ensure_ascii=False) + "\n"
+    return _as_json(line) + "\n"

@@ -68,6 +68,9 @@ FLUSH_TIMEOUT = 3.0
 #: TCP connections that wait in the kernel to be accepted; Twisted has 50.
 BACKLOG = 1024
 
+#: Who joins has one session and nothing else.
+_JOINER_LIMITS = ChannelLimits(channels=1)
+
 
 class ProxyService(Service):
     """One proxy.
@@ -132,6 +135,10 @@ class ProxyService(Service):
         self._revoking = Revoking(
             self._registry, self._audit.record, self._credentials.proxy_id
         )
+        # Values that every connection shares.
+        channels = config.limits.channels_per_connection
+        self._channel_limits = ChannelLimits(channels=channels)
+        self._peer_limits = link_limits(channels)
         self._peers = Peers(
             self._membership,
             LinkSettings(
@@ -141,7 +148,7 @@ class ProxyService(Service):
                 now=now,
                 heartbeat=config.tunnel.heartbeat,
                 missed=config.tunnel.missed,
-                limits=link_limits(config.limits.channels_per_connection),
+                limits=self._peer_limits,
                 algorithms=config.ssh.algorithms,
                 revocations=lambda: self._revocations.present,
             ),
@@ -260,12 +267,11 @@ class ProxyService(Service):
         )
 
     def _make_connection(self, handler: ConnectionHandler) -> Connection:
-        channels = self._config.limits.channels_per_connection
         if isinstance(handler, Peer):
-            return Connection(handler, link_limits(channels))
+            return Connection(handler, self._peer_limits)
         if isinstance(handler, Joiner):
-            channels = 1
-        return Connection(handler, ChannelLimits(channels=channels))
+            return Connection(handler, _JOINER_LIMITS)
+        return Connection(handler, self._channel_limits)
 
     def _make_accepted(
         self, new_id: Callable[[], str], identify: _Identify

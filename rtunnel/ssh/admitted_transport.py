@@ -82,6 +82,20 @@ class AdmittedTransport(PacketTransport):
     :param listener: what it shares with the others.
     """
 
+    __slots__ = (
+        "_begin_timer",
+        "_first_bytes",
+        "_header",
+        "_is_holding",
+        "_listener",
+        "_offence",
+        "_peer_is_hidden",
+        "_postponed",
+        "_ticket",
+        "_turned_away",
+        "login_attempted",
+    )
+
     def __init__(
         self,
         *,

@@ -28,9 +28,8 @@ class ChannelLimits:
         left of that.
     :param max_packet: bytes of data in one packet, both ways: what we offer, and what
         we send even if the peer allows more. OpenSSH has 32 KiB.
-    :param own_packet: the same where both ends are ours (:meth:`packet`). What of a
-        packet the kernel does not take is copied, and from 128 KiB on malloc maps
-        and unmaps memory for each copy; 256 KiB cost 10 % more CPU.
+    :param own_packet: the same where both ends are ours (:meth:`packet`): as much as a
+        connection is read at a time divides by, and half of what one write takes.
     :param shared_packet: bytes of data in one packet that we send while more than one
         channel sends: nothing passes a packet, and it has to be whole to be opened.
     :param queue: bytes queued for sending in one channel above which its producer is

@@ -84,6 +84,36 @@ class PacketTransport(SSHTransportBase):
     exchanges: KeyExchanges
     transport: Any
 
+    __slots__ = (
+        "_abort_timer",
+        "_closing",
+        "_deliver",
+        "_deliver_data",
+        "_direct",
+        "_exchange_timer",
+        "_has_begun",
+        "_is_waiting",
+        "_login_timer",
+        "_lost",
+        "_opener",
+        "_output",
+        "_random",
+        "_received_unauthenticated",
+        "_rest_timer",
+        "_running",
+        "_sealer",
+        "_unimplemented",
+        "_version_reader",
+        "algorithms",
+        "authenticated",
+        "clock",
+        "close_reason",
+        "goodbye_code",
+        "last_received",
+        "limits",
+        "peer_address",
+    )
+
     def __init__(
         self,
         *,

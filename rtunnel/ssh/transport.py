@@ -61,6 +61,14 @@ class ServerTransport(AdmittedTransport, SSHServerTransport):
     :param listener: what we share with the other connections.
     """
 
+    __slots__ = (
+        "_host_keys",
+        "_rules",
+        "exchanges",
+        "identity",
+        "login_proof",
+    )
+
     def __init__(
         self,
         *,
@@ -150,6 +158,18 @@ class ClientTransport(PacketTransport, SSHClientTransport):
     :param check_host: asked about the server before we say who we are.
     :param make_service: the service to run once logged in.
     """
+
+    __slots__ = (
+        "_credentials",
+        "_failure",
+        "_make_service",
+        "_settled",
+        "exchanges",
+        "identity",
+        "login_proof",
+        "ready",
+        "server_sig_algs",
+    )
 
     def __init__(
         self,

@@ -8,12 +8,14 @@ nothing is decrypted that is not authentic.
 
 from __future__ import annotations
 
-import hmac
 import struct
 
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
+from cryptography.hazmat.primitives.constant_time import bytes_eq
+from cryptography.hazmat.primitives.hashes import SHA256, SHA512
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from rtunnel.wire.packet_cipher import (
     LENGTH_SIZE,
@@ -30,6 +32,7 @@ from rtunnel.wire.packet_cipher import (
 _IV_LENGTH = 16
 _LENGTH = struct.Struct(">I")
 _SEQUENCE_AND_LENGTH = struct.Struct(">II")
+_HASHES = {"sha256": SHA256, "sha512": SHA512}
 
 
 class AesCtrEtm:
@@ -48,7 +51,7 @@ class AesCtrEtm:
         # CTR is its own inverse: one context serves whichever way this direction goes.
         self._stream = Cipher(AES(key), CTR(iv)).encryptor()
         # Copied for every packet, which saves hashing the key each time.
-        self._keyed = hmac.new(mac_key, digestmod=mac.digest)
+        self._keyed = HMAC(mac_key, _HASHES[mac.digest]())
         self._tag_length = mac.key_length
 
     @property
@@ -76,17 +79,35 @@ class AesCtrEtm:
         tag.update(body)
         out.append(_LENGTH.pack(len(body)))
         out.append(body)
-        out.append(tag.digest())
+        out.append(tag.finalize())
 
     def open(self, sequence: int, packet: memoryview) -> bytes:
         """See :class:`~rtunnel.wire.packet_cipher.PacketCipher`."""
+        return self._stream.update(self._checked(sequence, packet))
+
+    def seal_into(self, sequence: int, body: Buffer, out: memoryview) -> None:
+        """See :class:`~rtunnel.wire.bulk_cipher.BulkCipher`."""
+        end = LENGTH_SIZE + len(body)
+        _LENGTH.pack_into(out, 0, len(body))
+        self._stream.update_into(body, out[LENGTH_SIZE:end])
+        tag = self._keyed.copy()
+        tag.update(_LENGTH.pack(sequence))
+        tag.update(out[:end])
+        out[end:] = tag.finalize()
+
+    def open_into(self, sequence: int, packet: memoryview, body: memoryview) -> None:
+        """See :class:`~rtunnel.wire.bulk_cipher.BulkCipher`."""
+        self._stream.update_into(self._checked(sequence, packet), body)
+
+    def _checked(self, sequence: int, packet: memoryview) -> memoryview:
+        """The encrypted body of a packet that is authentic."""
         end = len(packet) - self._tag_length
         tag = self._keyed.copy()
         tag.update(_LENGTH.pack(sequence))
         tag.update(packet[:end])
-        if not hmac.compare_digest(tag.digest(), packet[end:]):
+        if not bytes_eq(tag.finalize(), bytes(packet[end:])):
             raise not_authentic()
-        return self._stream.update(packet[LENGTH_SIZE:end])
+        return packet[LENGTH_SIZE:end]
 
 
 def _make(key: bytes, iv: bytes, mac: MacAlgorithm | None, mac_key: bytes) -> AesCtrEtm:

@@ -75,14 +75,14 @@ class AesGcm:
         except InvalidTag:
             raise not_authentic() from None
 
-    def seal_into(self, body: Buffer, out: memoryview) -> None:
+    def seal_into(self, sequence: int, body: Buffer, out: memoryview) -> None:
         """See :class:`~rtunnel.wire.bulk_cipher.BulkCipher`."""
         _LENGTH.pack_into(out, 0, len(body))
         self._aead.encrypt_into(
             self._next_nonce(), body, out[:LENGTH_SIZE], out[LENGTH_SIZE:]
         )
 
-    def open_into(self, packet: memoryview, body: memoryview) -> None:
+    def open_into(self, sequence: int, packet: memoryview, body: memoryview) -> None:
         """See :class:`~rtunnel.wire.bulk_cipher.BulkCipher`."""
         try:
             self._aead.decrypt_into(

@@ -19,15 +19,17 @@ class BulkCipher(PacketCipher, Protocol):
     packet. The counter is the same: each packet goes one way or the other.
     """
 
-    def seal_into(self, body: Buffer, out: memoryview) -> None:
+    def seal_into(self, sequence: int, body: Buffer, out: memoryview) -> None:
         """Write one whole packet to ``out``, whose length is that of the packet.
 
+        :param sequence: the packet's sequence number.
         :param body: padding length, message number, message, padding.
         """
 
-    def open_into(self, packet: memoryview, body: memoryview) -> None:
+    def open_into(self, sequence: int, packet: memoryview, body: memoryview) -> None:
         """Check one whole packet and write it to ``body``, whose length fits exactly.
 
+        :param sequence: the packet's sequence number.
         :param packet: length field, body and tag.
         :raises ProtocolError: when the packet is not authentic; ``body`` is of no use.
         """

@@ -113,7 +113,7 @@ class PacketSealer:
         padded = end + padding
         body[end:padded] = self._padding(padding)
         size = LENGTH_SIZE + padded + cipher.tag_length
-        cipher.seal_into(body[:padded], out[:size])
+        cipher.seal_into(self.sequence, body[:padded], out[:size])
         self._count(size)
         return size
 
@@ -330,7 +330,7 @@ class PacketOpener:
         assert self._bulk is not None
         start, end = self._offset, self._packet_end(len(body))
         with memoryview(self._buffer) as view:
-            self._bulk.open_into(view[start:end], body)
+            self._bulk.open_into(self.sequence, view[start:end], body)
 
     def _opened(self, body: Buffer) -> tuple[int, Buffer]:
         """Count a packet and take it apart."""

@@ -11,7 +11,7 @@ from rtunnel.ssh.connection import SHARED_SECONDS
 from rtunnel.testing import AcceptingHandler, ConnectionPair, RecordingReceiver
 
 KIB = 1024
-LIMITS = ChannelLimits(initial_window=2048 * KIB)
+LIMITS = ChannelLimits(initial_window=2048 * KIB, window_budget=1024 * 1024 * KIB)
 
 
 class PacketSizeTests(SynchronousTestCase):

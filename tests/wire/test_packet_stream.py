@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtunnel.errors import ProtocolError
 from rtunnel.wire.aes_ctr_etm import AES_CTR_CIPHERS, ETM_MACS
 from rtunnel.wire.aes_gcm import AesGcm
+from rtunnel.wire.chacha20_poly1305 import ChaCha20Poly1305
 from rtunnel.wire.packet_cipher import PacketCipher
 from rtunnel.wire.packet_stream import BULK, READ_SIZE, PacketOpener, PacketSealer
 
@@ -31,6 +32,8 @@ def pair(cipher: str = "gcm") -> tuple[PacketSealer, PacketOpener]:
         elif cipher == "ctr":
             mac = ETM_MACS[b"hmac-sha2-256-etm@openssh.com"]
             made = AES_CTR_CIPHERS[b"aes128-ctr"].make(b"k" * 16, b"i" * 16, mac, b"m")
+        elif cipher == "chacha":
+            made = ChaCha20Poly1305(b"k" * 64)
         else:
             break
         end.change_keys(made, reset_sequence=False)
@@ -131,6 +134,7 @@ class PacketStreamTests(SynchronousTestCase):
 
     @settings(deadline=None, max_examples=100)
     @given(
+        st.sampled_from(["gcm", "ctr"]),
         st.lists(
             st.tuples(
                 st.sampled_from([93, 94, 95]),
@@ -143,10 +147,10 @@ class PacketStreamTests(SynchronousTestCase):
         st.lists(st.integers(1, READ_SIZE), min_size=1, max_size=8),
     )
     def test_shared_buffers_do_not_matter(
-        self, messages: list[tuple[int, int, bytes]], cuts: list[int]
+        self, cipher: str, messages: list[tuple[int, int, bytes]], cuts: list[int]
     ) -> None:
         """Two connections that read into, and seal in, one memory do not meet in it."""
-        ends = [pair(), pair()]
+        ends = [pair(cipher), pair(cipher)]
         expected = [
             (number, fill * (size // len(fill))) for number, size, fill in messages
         ]
@@ -190,19 +194,26 @@ class PacketStreamTests(SynchronousTestCase):
 
     def test_a_large_packet_that_is_not_authentic_is_refused(self) -> None:
         """In place as elsewhere."""
-        sealer, opener = pair()
-        packet = bytearray(sealed(sealer, 94, bytes(9000)))
-        packet[5000] ^= 1
-        opener.feed(bytes(packet))
-        self.assertRaises(ProtocolError, opener.next_packet)
+        for cipher in ("gcm", "ctr", "chacha"):
+            sealer, opener = pair(cipher)
+            packet = bytearray(sealed(sealer, 94, bytes(9000)))
+            packet[5000] ^= 1
+            opener.feed(bytes(packet))
+            self.assertRaises(ProtocolError, opener.next_packet)
 
     def test_ciphers_that_cannot_seal_in_place_say_so(self) -> None:
         """The others do, once they have keys."""
-        for cipher, expected in (("ctr", False), ("clear", False), ("gcm", True)):
+        for cipher, expected in (
+            ("chacha", False),
+            ("clear", False),
+            ("ctr", True),
+            ("gcm", True),
+        ):
             self.assertEqual(pair(cipher)[0].seals_in_place, expected)
 
     @settings(deadline=None, max_examples=150)
     @given(
+        st.sampled_from(["gcm", "ctr"]),
         st.lists(
             st.tuples(
                 st.sampled_from([93, 94, 94, 94, 94]),
@@ -215,10 +226,10 @@ class PacketStreamTests(SynchronousTestCase):
         st.lists(st.integers(1, READ_SIZE), max_size=4),
     )
     def test_data_is_gathered_and_nothing_else_changes(
-        self, messages: list[tuple[int, int, int]], cuts: list[int]
+        self, cipher: str, messages: list[tuple[int, int, int]], cuts: list[int]
     ) -> None:
         """The same bytes come in the same order, each channel's by itself."""
-        sealer, opener = pair()
+        sealer, opener = pair(cipher)
         expected: list[tuple[int, int, bytes]] = []
         stream = b""
         for index, (number, channel, size) in enumerate(messages):
