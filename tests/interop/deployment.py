@@ -23,6 +23,10 @@ from tests.interop.peers import require_peer
 from tests.interop.processes import LOOPBACK, Process, free_port, run, wait_until
 from tests.interop.programs import Agent, Program, Proxy, rtunnel, settings
 from tests.interop.sshd import Sshd, make_key
+from tests.interop.tls import TlsAuthority
+
+#: What the proxies' TLS certificate is for.
+TLS_NAME = "lb.example.com"
 
 #: Who the tests log in as, unless they say otherwise.
 USER = "alice"
@@ -38,6 +42,7 @@ class Layout:
     :param balance: HAProxy's algorithm.
     :param advertise: whether each proxy tells agents its own address.
     :param address: where proxies and balancer listen.
+    :param tls: whether proxies listen with TLS as well, as :data:`TLS_NAME`.
     :param send_proxy: how the balancer says whom connections are from, see
         :class:`~tests.interop.haproxy.HAProxy`.
     :param namespace: the network namespace of agents and targets, "" for our own.
@@ -51,6 +56,7 @@ class Layout:
     balance: str = "roundrobin"
     advertise: bool = False
     address: str = LOOPBACK
+    tls: bool = False
     send_proxy: str = ""
     namespace: str = ""
     proxy_settings: tuple[str, ...] = ()
@@ -63,6 +69,7 @@ class Deployment:
     :ivar proxies: the proxies that the layout starts.
     :ivar spares: those that it does not.
     :ivar agents: the agents of cluster b that the layout starts.
+    :ivar tls_authority: of the proxies' TLS certificate.
     :ivar ssh: the OpenSSH programs as :data:`USER`, ``lb`` and each proxy's name being
         jump hosts.
     """
@@ -74,6 +81,7 @@ class Deployment:
         self.layout = layout
         self.directory = Path(tempfile.mkdtemp(prefix="rtunnel-"))
         self._others: list[Process] = []
+        self.tls_authority = TlsAuthority("an authority of tests")
         self.all_proxies: list[Proxy] = []
         self.agents: list[Agent] = []
         self.added_agents: list[Agent] = []
@@ -103,6 +111,8 @@ class Deployment:
         ]
 
         self.balancer_port = free_port()
+        if layout.tls:
+            self.tls_authority.sign(directory / "tls", TLS_NAME)
         self._sign()
         self.balancer = HAProxy(
             directory / "haproxy",
@@ -177,7 +187,10 @@ class Deployment:
     def _settings(self, proxy: Proxy) -> list[str]:
         return settings(
             [
-                *proxy.settings(advertise=self.layout.advertise),
+                *proxy.settings(
+                    advertise=self.layout.advertise,
+                    tls=self.directory / "tls" if self.layout.tls else None,
+                ),
                 *self.layout.proxy_settings,
             ]
         )

@@ -85,12 +85,23 @@ class Proxy(Program):
         self.address = address
         self.port = free_port()
         self.web_port = free_port()
+        self.tls_port = free_port()
 
-    def settings(self, *, advertise: bool) -> list[str]:
-        """Return the ``KEY=VALUE`` strings that make its ``proxy.toml``."""
+    def settings(self, *, advertise: bool, tls: Path | None = None) -> list[str]:
+        """Return the ``KEY=VALUE`` strings that make its ``proxy.toml``.
+
+        :param tls: where key and certificate for a TLS listener are; see
+            :meth:`tests.interop.tls.TlsAuthority.sign`.
+        """
+        listen = [f"tcp:{self.port}:interface={self.address}"]
+        if tls is not None:
+            listen.append(
+                f"ssl:{self.tls_port}:interface={self.address}:"
+                f"privateKey={tls}.key:certKey={tls}.pem"
+            )
         values = [
             f'name="{self.name}"',
-            f'ssh.listen=["tcp:{self.port}:interface={self.address}"]',
+            f"ssh.listen={json.dumps(listen)}",
             f'web.listen=["tcp:{self.web_port}:interface={self.address}"]',
             'allow=[{users=["ops"], clusters=["*"], targets=["*:*"]}]',
         ]
