@@ -61,6 +61,7 @@ class RenewalTimer:
         self._hasty_for: Certificate | None = None
         self._call: IDelayedCall | None = None
         self._renewing: Deferred[None] | None = None
+        self._has_failed = False
         self._running = False
 
     def start(self) -> None:
@@ -80,6 +81,12 @@ class RenewalTimer:
     def certificate_changed(self) -> None:
         """There is another certificate, whoever has put it there."""
         self._look_again()
+
+    def try_now(self) -> None:
+        """What an attempt failed for may be over: if one is due, do not wait."""
+        if self._has_failed:
+            self._due = self._now()
+            self._look_again()
 
     def hasten(self, seconds: float) -> None:
         """Renew the present certificate soon, however long it lasts.
@@ -118,11 +125,13 @@ class RenewalTimer:
         self._renewing.addErrback(self._broke)
 
     async def _attempt(self, present: Certificate) -> None:
+        self._has_failed = False
         try:
             await self._renew()
         except CancelledError:
             return
         except RtunnelError as error:
+            self._has_failed = True
             self._failed(present, str(error))
         finally:
             self._renewing = None

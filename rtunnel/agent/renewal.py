@@ -107,7 +107,7 @@ class Renewal:
         )
         #: See :class:`~rtunnel.renewal_timer.RenewalTimer`.
         self.start, self.stop = self._timer.start, self._timer.stop
-        self.hasten = self._timer.hasten
+        self.hasten, self.try_now = self._timer.hasten, self._timer.try_now
         self.certificate_changed = self._timer.certificate_changed
 
     async def _renew(self) -> None:

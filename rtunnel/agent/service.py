@@ -237,6 +237,7 @@ class AgentService(Service):
         if tunnel.certificate != self._credentials.present.certificate:
             # It was dialled before the certificate was renewed.
             self._pool.make_anew(tunnel.proxy_id or "")
+        self._renewal.try_now()
         self._log.info(
             "tunnel to proxy {proxy} ({address}) is in service",
             proxy=tunnel.proxy_id,
