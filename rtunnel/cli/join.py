@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import tomllib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from rtunnel.agent.connect import Connector
 from rtunnel.agent.join import Joining
+from rtunnel.agent.tls import load_authorities
 from rtunnel.cli.filling import NewFile, check_fillable, fill
 from rtunnel.cli.init import FIRST_AUTHORIZED_KEYS
 from rtunnel.cli.issuing import (
@@ -62,8 +63,11 @@ def join(line: str, state: Path, settings: tuple[str, ...], force: bool) -> None
     newcomer = (_Agent if parsed.kind == "agent" else _Proxy)(parsed, settings)
     newcomer.check(state)
     check_fillable(state, newcomer.names, force=force)
+    tls_authorities = load_authorities(newcomer.tls_authorities(state))
     key = PrivateKey.generate()
-    answer = _run(lambda reactor: _joining(reactor, parsed, key.public).run())
+    answer = _run(
+        lambda reactor: _joining(reactor, parsed, key.public, tls_authorities).run()
+    )
     certificate = newcomer.certificate(answer, key.public)
     files = newcomer.files(answer, key, certificate)
     fill(state, files, force=force)
@@ -89,6 +93,11 @@ class _Agent:
         config = parse_agent_toml(self._text)
         check_state(config, state)
         _check_cluster(config.cluster, self._line)
+
+    def tls_authorities(self, state: Path) -> Sequence[Path]:
+        """Who vouches for the line's ``tls:`` addresses; none, the system's."""
+        config = parse_agent_toml(self._text)
+        return [state / path for path in config.tls_authorities]
 
     def certificate(self, answer: Mapping[str, str], key: PublicKey) -> Certificate:
         """The certificate in the answer.
@@ -137,6 +146,10 @@ class _Proxy:
         )
         check_state(config, state)
         _check_cluster(config.cluster, self._line)
+
+    def tls_authorities(self, state: Path) -> Sequence[Path]:
+        """The system's."""
+        return ()
 
     def certificate(self, answer: Mapping[str, str], key: PublicKey) -> Certificate:
         """The certificate in the answer.
@@ -223,12 +236,14 @@ def _section(answer: Mapping[str, str], name: str) -> str:
     return text
 
 
-def _joining(reactor: Any, line: JoinLine, key: PublicKey) -> Joining:
+def _joining(
+    reactor: Any, line: JoinLine, key: PublicKey, tls_authorities: Any
+) -> Joining:
     return Joining(
         line,
         key,
         reactor=reactor,
-        connector=Connector(reactor, os.environ),
+        connector=Connector(reactor, os.environ, tls_authorities),
         now=time.time,
         progress=lambda text: click.echo(f"rtunnel: {text}", err=True),
     )

@@ -18,8 +18,8 @@ from typing import ClassVar
 
 from tests.interop.deployment import TLS_NAME, Layout
 from tests.interop.peers import require_mount_namespaces
-from tests.interop.processes import LOOPBACK, free_port, tcp_sockets, wait_until
-from tests.interop.programs import Agent, Proxy
+from tests.interop.processes import LOOPBACK, free_port, run, tcp_sockets, wait_until
+from tests.interop.programs import Agent, Proxy, rtunnel
 from tests.interop.sharing import DeploymentTestCase
 from tests.interop.tinyproxy import Tinyproxy, with_hosts
 from tests.interop.tls import TlsAuthority
@@ -235,6 +235,54 @@ class FirewallTests(DeploymentTestCase):
         self.assert_works(agent, http.port)
         connect = f"CONNECT {TLS_NAME}:{self.proxy.tls_port} HTTP/1.1"
         self.assertIn(connect, http.requests())
+
+    def test_joining_through_both(self) -> None:
+        """The line names a ``tls:`` address; what it makes goes the same way."""
+        http = self.tinyproxy()
+        line = self.join_line(self.tls_address)
+        agent = self.deployment.adopt_agent("joined")
+        authorities = json.dumps([str(self.authority)])
+        run(
+            [
+                *(*with_hosts(self.hosts), "env", f"HTTPS_PROXY={http.url}"),
+                *rtunnel("join", line, "--state", agent.state),
+                *("--set", f"tls_authorities={authorities}"),
+                *("--set", 'allow=["*:*", "127.0.0.1:*"]'),
+                *("--set", 'resolve={web1="127.0.0.1"}'),
+            ]
+        )
+        connect = f"CONNECT {TLS_NAME}:{self.proxy.tls_port} HTTP/1.1"
+        self.assertIn(connect, http.requests())
+        agent.wrapper = with_hosts(self.hosts)
+        agent.environment = {"HTTPS_PROXY": http.url}
+        agent.start()
+        self.addCleanup(agent.process.kill)
+        self.assert_works(agent, http.port)
+
+    def test_joining_stops_at_a_wrong_name(self) -> None:
+        """Before the token is sent, so the line is good still."""
+        line = self.join_line(f"tls:{OTHER_NAME}:{self.proxy.tls_port}")
+        before = self.logins()
+        state = self.directory / "not-joined"
+        authorities = json.dumps([str(self.authority)])
+        done = run(
+            [
+                *(*with_hosts(self.hosts), *rtunnel("join", line, "--state", state)),
+                *("--set", f"tls_authorities={authorities}"),
+            ],
+            check=False,
+        )
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("the TLS certificate of the server is not for", done.stderr)
+        self.assertFalse((state / "agent_key").exists())
+        self.assertEqual(self.logins(), before)
+
+    def join_line(self, address: str) -> str:
+        """What ``token add`` prints, with an address that is TLS."""
+        line = run(rtunnel("token", "add", "b", "--state", self.proxy.state)).stdout
+        plain = f"{LOOPBACK}:{self.deployment.balancer_port}"
+        self.assertIn(plain, line)
+        return line.strip().replace(plain, address)
 
     def test_wrong_password_is_told_and_not_shown(self) -> None:
         """407, and the agent goes on trying."""
