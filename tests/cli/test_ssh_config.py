@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from rtunnel.wire.keys import PrivateKey
 from tests.cli.running import CommandTestCase
 from tests.interop.peers import require_peer
 from tests.interop.processes import Process, environment, free_port, run
@@ -39,6 +40,21 @@ class SshConfigTests(CommandTestCase):
             ],
         )
         self.assertEqual(key, (self.state / "host_ca.pub").read_text().split()[:2])
+
+    def test_names_that_a_shell_would_read_are_no_names(self) -> None:
+        """Clusters' names end up in a ProxyCommand, maybe; people's in ``%r``."""
+        key = self.state.parent / "somebody.pub"
+        key.write_text(PrivateKey.generate().public.to_openssh() + "\n")
+        state = ("--state", self.state)
+        before = sorted(self.state.parent.rglob("*"))
+        for name in ("$(id)", "`id`", "a;id", "a|b", "a b", "%h", "a\nb", "../a", "'a"):
+            for words in (
+                ("ssh-config", *state, "--cluster", name),
+                ("user", "sign", name, *state, "--key", key),
+                ("agent", "sign", name, *state, "--out", self.state.parent / "out"),
+            ):
+                self.assert_wrong_usage(*words)
+        self.assertEqual(sorted(self.state.parent.rglob("*")), before)
 
     def test_every_key_of_the_authority_has_a_line(self) -> None:
         """While it is rotated there are two."""

@@ -9,6 +9,7 @@ else runs on this machine.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -32,6 +33,13 @@ def main() -> None:
     certificate, _ = Certificate.from_openssh(Path(certificate_path).read_text())
     client = SocketClient(int(port), key, certificate).log_in()
     cpu = CpuTime(int(pid))
+    # When the connection is lost, that there is no answer says it.
+    with contextlib.suppress(AssertionError), contextlib.closing(cpu):
+        beat(client, cpu)
+
+
+def beat(client: SocketClient, cpu: CpuTime) -> None:
+    """Ask until there is no standard input any more."""
     longest = busiest = 0.0
     os.set_blocking(sys.stdin.fileno(), False)
     while True:

@@ -64,8 +64,10 @@ class SocketClient(ScriptedClient):
         self.socket.connect((LOOPBACK, port))
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up, also while another thread reads."""
         self.is_closed = True
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
     def send_bytes(self, data: bytes) -> None:

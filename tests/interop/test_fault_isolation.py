@@ -152,7 +152,8 @@ def _spoilt_packet(client: SocketClient, channel: int) -> None:
 def _reset(client: SocketClient, channel: int) -> None:
     linger = struct.pack("ii", 1, 0)
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-    client.close()
+    client.is_closed = True
+    client.socket.close()
 
 
 def _stall(client: SocketClient, channel: int) -> None:
