@@ -19,12 +19,12 @@ from twisted.python.failure import Failure
 
 from rtunnel.errors import RegistryError
 from rtunnel.proxy.krl_file import KrlFile
-from rtunnel.registry.interface import Registry
-from rtunnel.registry.revocation_store import REVOCATIONS, read_revocations
+from rtunnel.registry.interface import Entry, Registry
+from rtunnel.registry.revocation_store import REVOCATIONS, parse_revocations
 from rtunnel.trust.revocation import Revocation, Revocations
 
-#: Seconds between two looks at the files, and between two attempts to read a registry
-#: that is away.
+#: Seconds between two looks at the files and the registry, whether or not it tells of
+#: a change.
 CHECK_INTERVAL = 2.0
 
 
@@ -43,6 +43,7 @@ class RevocationWatch:
     ) -> None:
         self._registry = registry
         self._files = [KrlFile(path) for path in krl]
+        self._entries: tuple[Entry, ...] = ()
         self._records: tuple[Revocation, ...] = ()
         self._present = Revocations()
         self._subscribers: dict[object, Callable[[], None]] = {}
@@ -75,8 +76,7 @@ class RevocationWatch:
             know what is revoked must not begin.
         """
         self._stop_watching = self._registry.watch(REVOCATIONS, self.read_records)
-        self._records = await read_revocations(self._registry)
-        self._compose()
+        self._take(await self._registry.list(REVOCATIONS))
         self._checking.start(CHECK_INTERVAL, now=False).addErrback(
             lambda failure: self._log.failure("files are no longer looked at", failure)
         )
@@ -111,12 +111,15 @@ class RevocationWatch:
             self._read_again = True
             return
         self._reading = True
-        reading = Deferred.fromCoroutine(read_revocations(self._registry))
+        reading = Deferred.fromCoroutine(self._list())
         reading.addCallbacks(self._records_read, self._records_not_read)
         reading.addErrback(
             lambda failure: self._log.failure("revocations are not applied", failure)
         )
         reading.addCallback(lambda _: self._reading_done())
+
+    async def _list(self) -> tuple[Entry, ...]:
+        return await self._registry.list(REVOCATIONS)
 
     def _reading_done(self) -> None:
         self._reading = False
@@ -124,12 +127,18 @@ class RevocationWatch:
             self._read_again = False
             self.read_records()
 
-    def _records_read(self, records: tuple[Revocation, ...]) -> None:
+    def _records_read(self, entries: tuple[Entry, ...]) -> None:
         if self._problem is not None:
             self._problem = None
             self._log.info("revocations can be read again")
-        self._records = records
-        self._compose()
+        self._take(entries)
+
+    def _take(self, entries: tuple[Entry, ...]) -> None:
+        # Mostly it is something else in the registry that has changed.
+        if entries != self._entries:
+            self._entries = entries
+            self._records = parse_revocations(entries)
+            self._compose()
 
     def _records_not_read(self, failure: Failure) -> None:
         failure.trap(RegistryError)
@@ -142,8 +151,9 @@ class RevocationWatch:
 
     def _check(self) -> None:
         self.check_files()
-        if self._problem is not None:
-            self.read_records()
+        # Also when nothing was heard of a change: not to hear of one must not be enough
+        # to miss it.
+        self.read_records()
 
     def _compose(self) -> None:
         present = Revocations(

@@ -5,10 +5,12 @@ Every proxy of the cluster watches them, see :mod:`rtunnel.proxy.revocation_watc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from twisted.logger import Logger
 
 from rtunnel.errors import RegistryError
-from rtunnel.registry.interface import Registry
+from rtunnel.registry.interface import Entry, Registry
 from rtunnel.trust.revocation import MAX_RECORDS, Revocation
 
 #: Keys of revocations: this, and their id.
@@ -20,13 +22,19 @@ _log = Logger()
 async def read_revocations(registry: Registry) -> tuple[Revocation, ...]:
     """Every revocation, the oldest first.
 
-    An entry that cannot be read is logged and passed over: it cannot be known whom it
-    meant, and the others have to hold.
-
     :raises RegistryError: when the registry is away.
     """
+    return parse_revocations(await registry.list(REVOCATIONS))
+
+
+def parse_revocations(entries: Iterable[Entry]) -> tuple[Revocation, ...]:
+    """The records in these entries, the oldest first.
+
+    An entry that cannot be read is logged and passed over: it cannot be known whom it
+    meant, and the others have to hold.
+    """
     records = []
-    for entry in await registry.list(REVOCATIONS):
+    for entry in entries:
         try:
             records.append(Revocation.from_json(entry.value))
         except RegistryError as error:

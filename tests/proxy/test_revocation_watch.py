@@ -6,6 +6,7 @@ from pathlib import Path
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.errors import RegistryError
@@ -171,6 +172,31 @@ class RevocationWatchTests(RevocationTestCase):
         self.clock.advance(0)
         self.assertEqual(self.names(watch), {"bob"})
         self.assertIsNone(watch.status()["problem"])
+
+    def test_change_that_was_not_told_of_is_noticed(self) -> None:
+        """As when a watch has broken without a word."""
+        watch = self.watch()
+        assert watch._stop_watching is not None
+        watch._stop_watching()
+        self.revoke("alice")
+        self.clock.advance(CHECK_INTERVAL)
+        self.clock.advance(0)
+        self.assertEqual(self.names(watch), {"alice"})
+
+    def test_entry_that_cannot_be_read_is_logged_once(self) -> None:
+        """Not each time that something else changes."""
+        self.successResultOf(
+            Deferred.fromCoroutine(self.registry.put(f"{REVOCATIONS}0", "nonsense"))
+        )
+        with capturedLogs() as events:
+            watch = self.watch()
+            for _ in range(10):
+                self.clock.advance(CHECK_INTERVAL)
+            self.revoke("alice")
+            self.clock.advance(0.5)
+        self.assertEqual(self.names(watch), {"alice"})
+        logged = [e for e in events if e.get("key") == f"{REVOCATIONS}0"]
+        self.assertEqual(len(logged), 2)
 
     def revoke_anyway(self, name: str) -> None:
         """By another proxy, which can reach the registry."""
