@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import TestCase
 
@@ -119,6 +120,7 @@ class JoinTests(TestCase):
     def setUp(self) -> None:
         self.desk = Desk()
         self.said: list[str] = []
+        self.environ: dict[str, str] = {}
 
     def listen(self, factory: Any) -> int:
         """Serve on a port of this machine."""
@@ -156,7 +158,7 @@ class JoinTests(TestCase):
             JoinLine(**fields | changes),
             PrivateKey.generate().public,
             reactor=_reactor,
-            connector=Connector(_reactor, {}),
+            connector=Connector(_reactor, self.environ),
             now=time.time,
             progress=self.said.append,
         )
@@ -232,6 +234,16 @@ class JoinTests(TestCase):
         )
         self.assertEqual(self.desk.tokens, [TOKEN])
 
+    async def test_it_goes_through_an_http_proxy(self) -> None:
+        """Which resolves the name."""
+        http = HttpProxy(self.proxy())
+        self.environ["HTTPS_PROXY"] = f"http://127.0.0.1:{self.listen(http)}"
+        await self.join(addresses=("lb.example.com:3023",))
+        self.assertEqual(http.asked, [b"CONNECT lb.example.com:3023 HTTP/1.1"])
+        self.environ["NO_PROXY"] = "example.com"
+        reason = await self.refusal(addresses=("lb.example.invalid.example.com",))
+        self.assertIn("does not resolve", reason)
+
     async def test_silence_does_not_last_for_ever(self) -> None:
         """Neither before nor after the login."""
         self.patch(join, "LOGIN_TIMEOUT", 0.2)
@@ -272,6 +284,67 @@ class JoinTests(TestCase):
         ):
             self.desk.answer = answer
             self.assertIn(said, await self.refusal(port))
+
+
+class HttpProxy(Factory):
+    """Serves CONNECT to whatever name, and leads to one port of this machine.
+
+    :ivar asked: the first lines of the requests.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.asked: list[bytes] = []
+
+    def buildProtocol(self, addr: object) -> Protocol:
+        """One connection."""
+        return _Connected(self)
+
+
+class _Connected(Protocol):
+    """Waits for the request, then passes bytes on."""
+
+    def __init__(self, proxy: HttpProxy) -> None:
+        self._proxy = proxy
+        self._head = b""
+        self._far: Any = None
+
+    def dataReceived(self, data: bytes) -> None:
+        """The request, or what is inside."""
+        if self._far is not None:
+            self._far.transport.write(data)
+            return
+        self._head += data
+        if b"\r\n\r\n" in self._head:
+            self._proxy.asked.append(self._head.split(b"\r\n")[0])
+            far = Factory.forProtocol(lambda: _Far(self))
+            endpoint = TCP4ClientEndpoint(_reactor, "127.0.0.1", self._proxy.port)
+            endpoint.connect(far).addCallback(self._connected)
+
+    def _connected(self, far: Any) -> None:
+        self._far = far
+        assert self.transport is not None
+        self.transport.write(b"HTTP/1.1 200 OK\r\n\r\n")
+
+    def connectionLost(self, reason: Any = None) -> None:
+        """Hang up on the other side, too."""
+        if self._far is not None:
+            self._far.transport.loseConnection()
+
+
+class _Far(Protocol):
+    """The other half."""
+
+    def __init__(self, near: Protocol) -> None:
+        self._near: Any = near
+
+    def dataReceived(self, data: bytes) -> None:
+        """Pass it on."""
+        self._near.transport.write(data)
+
+    def connectionLost(self, reason: Any = None) -> None:
+        """Hang up."""
+        self._near.transport.loseConnection()
 
 
 class Chatty(Factory):

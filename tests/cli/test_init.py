@@ -161,7 +161,7 @@ class InitTests(CommandTestCase):
         )
         for command in (
             f"twistd -n rtunnel-proxy --config '{state}/proxy.toml'",
-            f"rtunnel agent sign b --state '{state}'",
+            f"rtunnel token add b --state '{state}'",
             f"rtunnel user sign alice --state '{state}'",
             f"rtunnel ssh-config --state '{state}'",
             f"ssh -J {LB} root@web1.b",
