@@ -12,18 +12,21 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from fuzz.harness import Harness
+from fuzz.keys import NOW
 from fuzz.remembered import remember_cryptography
 from fuzz.script import Script
-from rtunnel.errors import RtunnelError
+from rtunnel.errors import AuthenticationRefused, RtunnelError
 from rtunnel.ssh.admission import Admission
 from rtunnel.ssh.limits import TransportLimits
 from rtunnel.ssh.transport import ServerTransport
 from rtunnel.ssh.userauth import LoginRules
+from rtunnel.trust.identity import Identity, JoinIdentity
 from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS
-from rtunnel.wire.data_types import string, text, uint32
+from rtunnel.wire.data_types import boolean, string, text, uint32
 from rtunnel.wire.key_exchange import CURVE25519
 from rtunnel.wire.negotiation import encode_ext_info
 from rtunnel.wire.numbers import (
@@ -92,7 +95,9 @@ class _Server:
             self.clock,
             limits=_LIMITS,
             algorithms=_ALGORITHMS if flags & 1 else DEFAULT_ALGORITHMS,
-            rules=LoginRules(identify, lambda who: self._service()),
+            rules=LoginRules(
+                identify, lambda who: self._service(), check_token=self._check_token
+            ),
             admission=self.admission,
             proxy_protocol_from=_BALANCERS,
             random=bytes,
@@ -102,11 +107,29 @@ class _Server:
             self.client.algorithms = DEFAULT_ALGORITHMS
         #: Whether a login that is right in every way has been sent.
         self.may_be_in = False
+        #: Tokens that are being looked up.
+        self.deciding: list[Deferred[None]] = []
+        self.tokens_asked = 0
 
     def _service(self) -> RecordingService:
         service = RecordingService()
         self.services.append(service)
         return service
+
+    async def _check_token(self, token: str, source: str) -> Identity:
+        self.tokens_asked += 1
+        assert not self.deciding, "two logins are decided at once"
+        assert not self.transport.authenticated
+        if token != "wait":
+            raise AuthenticationRefused("no such token")
+        decision: Deferred[None] = Deferred()
+        self.deciding.append(decision)
+        try:
+            await decision
+        finally:
+            self.deciding.clear()
+        self.may_be_in = True
+        return JoinIdentity("agent", "site", "0123", token, source, NOW)
 
     def version(self) -> None:
         self.client.send_version()
@@ -159,6 +182,21 @@ class _Server:
         )
         client.send(MSG_USERAUTH_REQUEST, payload)
 
+    def token(self) -> None:
+        payload = text("join") + text("ssh-connection") + text("password")
+        payload += boolean(False) + text("wait" if self.script.below(4) else "other")
+        self.client.send(MSG_USERAUTH_REQUEST, self.script.changed(payload))
+
+    def decide(self) -> None:
+        """A token has been looked up."""
+        if self.deciding:
+            decision = self.deciding[0]
+            if self.script.below(4):
+                decision.callback(None)
+            else:
+                decision.errback(AuthenticationRefused("used up"))
+            self.client.send_bytes(b"")
+
     def bad_login(self) -> None:
         payload = text("alice") + text("ssh-connection") + text("none")
         self.client.send(MSG_USERAUTH_REQUEST, self.script.changed(payload))
@@ -210,6 +248,7 @@ class _Server:
         self.clock.advance(60)
         assert not self.clock.getDelayedCalls(), "a timer outlives its connection"
         assert not self.admission.unauthenticated, "a place is not given back"
+        assert not self.deciding, "somebody waits for ever"
         for service in self.services:
             assert service.told[-1] == "stopped"
 
@@ -234,6 +273,8 @@ _STEPS: tuple[Callable[[_Server], None], ...] = (
     _Server.wait,
     _Server.rekey,
     _Server.hang_up,
+    _Server.token,
+    _Server.decide,
 )
 
 
@@ -265,6 +306,18 @@ def _scripts() -> list[bytes]:
         script(1, _Server.version, _Server.ignore, b"\1", _Server.keys),
         script(1, *connect, _Server.spoil, b"\0\7\7", _Server.service, b"\0"),
         script(1, *connect, _Server.wait, b"\xff", _Server.wait, b"\xff"),
+        *(
+            script(1, *connect, _Server.service, b"\0", *steps)
+            for token in [(_Server.token, b"\1\0")]
+            for steps in (
+                (*token, _Server.decide, b"\1", _Server.answer),
+                (*token, _Server.decide, b"\0", *token, _Server.decide, b"\1"),
+                (*token, _Server.log_in, b"\0", _Server.decide, b"\1"),
+                (*token, *token, _Server.keys, _Server.decide, b"\1"),
+                (*token, _Server.wait, b"\xff", _Server.wait, b"\xff"),
+                (_Server.token, b"\0\0") * 7,
+            )
+        ),
         script(1, _Server.raw, b"\x10SSH-2.0-x\r\nabcde"),
     ]
 
