@@ -365,6 +365,13 @@ class Tunnel:
         if algorithm not in CERTIFICATE_ALGORITHMS:
             raise HostRefused("the proxy has no host certificate")
         certificate = Certificate.from_blob(blob)
+        if certificate.ca_key not in self._credentials.host_cas:
+            raise HostRefused(
+                f"the proxy's certificate is of {certificate.ca_key.fingerprint}, "
+                "which host_ca.pub does not list; if the proxies' authority was "
+                "rotated while this agent was off, copy host_ca.pub from the state "
+                "directory that `rtunnel init` made"
+            )
         certificate.check(
             kind=CertificateKind.HOST,
             trusted=self._credentials.host_cas,
