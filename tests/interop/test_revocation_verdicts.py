@@ -77,8 +77,9 @@ class RevocationVerdictTests(SynchronousTestCase):
 
     def signed(self, ca: str, name: str, serial: int) -> Certificate:
         """What ``ssh-keygen -s`` makes of somebody's key."""
-        command = [require_peer("ssh-keygen"), "-q", "-s", self.directory / ca]
-        run([*command, "-I", name, "-n", name, "-z", str(serial), self.public(name)])
+        command: list[str | Path] = [require_peer("ssh-keygen"), "-q", "-s"]
+        command += [self.directory / ca, "-I", name, "-n", name, "-z", str(serial)]
+        run([*command, self.public(name)])
         line = (self.directory / f"{name}-cert.pub").read_text()
         return Certificate.from_openssh(line.strip())[0]
 
