@@ -29,6 +29,7 @@ LONG = {Path("tests/cli/demo"), Path("tests/tap"), Path("tests/test_fuzz.py")}
 SOAKING = [
     INTEROP / "test_slow_reader.py",
     INTEROP / "test_slow_channels.py",
+    Path("tests/ssh/test_rekeying.py"),
 ]
 
 

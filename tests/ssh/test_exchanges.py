@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtunnel.ssh.host_key import HostKey
 from rtunnel.ssh.limits import DEFAULT_LIMITS, TransportLimits
 from rtunnel.ssh.transport import ServerTransport
+from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, Algorithms
 from rtunnel.wire.data_types import string, uint32
 from rtunnel.wire.keys import PrivateKey, PublicKey
 from rtunnel.wire.numbers import (
@@ -28,6 +29,7 @@ from rtunnel.wire.numbers import (
     MSG_SERVICE_REQUEST,
     MSG_UNIMPLEMENTED,
 )
+from rtunnel.wire.packet_stream import PacketOpener, PacketSealer
 from tests.ssh.transports import (
     End,
     Pair,
@@ -547,3 +549,57 @@ class ForeignClientTests(SynchronousTestCase):
             self.assertEqual(server.close_reason, "")
             self.assertEqual(server.exchanges.strict, strict)
             self.assertEqual(raw.sealer.sequence == 0, strict)
+
+
+class SequenceNumberTests(SynchronousTestCase):
+    """Packet numbers are 32 bits long and go on at 0 (RFC 4253 section 6.4)."""
+
+    #: Protections, strict key exchange or not: ChaCha20 is never used without.
+    PROTECTIONS = (
+        (b"aes128-gcm@openssh.com", b"", False),
+        (b"aes256-ctr", b"hmac-sha2-512-etm@openssh.com", False),
+        (b"aes128-gcm@openssh.com", b"", True),
+        (b"aes256-ctr", b"hmac-sha2-256-etm@openssh.com", True),
+        (b"chacha20-poly1305@openssh.com", b"", True),
+    )
+
+    def test_counters_near_their_end_pass_the_wrap(self) -> None:
+        """At both ends, and the keys can be renewed after it."""
+        for cipher, mac, strict in self.PROTECTIONS:
+            macs = (mac,) if mac else DEFAULT_ALGORITHMS.macs
+            algorithms = Algorithms(ciphers=(cipher,), macs=macs)
+            clock = Clock()
+            pair = Pair(
+                make_server(clock, algorithms=algorithms),
+                make_client(clock, algorithms=algorithms),
+                clock,
+            ).log_in()
+            counters: list[PacketSealer | PacketOpener] = []
+            for end in pair.ends:
+                # As with a peer that does not know it: numbers go on over NEWKEYS.
+                end.transport.exchanges.strict = strict
+                counters += [end.transport._sealer, end.transport._opener]
+            for counter in counters:
+                # Under strict KEX they begin at 0 with each key, so after that.
+                counter.sequence = 2**32 - 100
+            for start in (0, 200):
+                for origin, target in (pair.ends, pair.ends[::-1]):
+                    sent = [b"%d" % (start + number) for number in range(200)]
+                    for data in sent:
+                        origin.transport.sendPacket(MSG_CHANNEL_EXTENDED_DATA, data)
+                    pair.pump()
+                    self.assertEqual(
+                        [payload for _, payload in target.service.received], sent
+                    )
+                    target.service.received.clear()
+                self.assertEqual(
+                    [end.transport.close_reason for end in pair.ends], ["", ""], cipher
+                )
+                # 100 before the wrap; under strict KEX 200 since NEWKEYS.
+                passed = {counter.sequence for counter in counters}
+                self.assertLess(max(passed), 320, (cipher, strict))
+                pair.client_transport.exchanges.start()
+                pair.pump()
+            self.assertEqual(completed(pair), (3, 3))
+            for counter in counters:
+                self.assertEqual(counter.sequence == 0, strict)
