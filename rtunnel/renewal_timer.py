@@ -17,7 +17,13 @@ from twisted.python.failure import Failure
 from rtunnel.errors import RtunnelError
 from rtunnel.naming import printable
 from rtunnel.timestamps import rfc3339
-from rtunnel.trust.renewal import Warnings, renewal_due, retry_wait
+from rtunnel.trust.renewal import (
+    MIN_WAIT,
+    Warnings,
+    lifetime,
+    renewal_due,
+    retry_wait,
+)
 from rtunnel.wire.certificate import Certificate
 
 #: Seconds from one look at the wall clock to the next, at most: it may be set.
@@ -62,11 +68,14 @@ class RenewalTimer:
         self._call: IDelayedCall | None = None
         self._renewing: Deferred[None] | None = None
         self._has_failed = False
+        self._busy = False
         self._running = False
 
     def start(self) -> None:
         """Begin to watch the certificate."""
         self._running = True
+        self._scheduled = self._certificate()
+        self._due = renewal_due(self._scheduled, self._chance)
         self._look()
 
     def stop(self) -> None:
@@ -102,7 +111,7 @@ class RenewalTimer:
         self._look_again()
 
     def _look_again(self) -> None:
-        if self._running and self._renewing is None:
+        if self._running and not self._busy:
             if self._call is not None:
                 self._call.cancel()
                 self._call = None
@@ -113,7 +122,7 @@ class RenewalTimer:
         present = self._certificate()
         if present != self._scheduled:
             self._scheduled = present
-            self._due = renewal_due(present, self._chance)
+            self._due = self._first_due(present)
         if self._due is None:
             wait = LOOK_INTERVAL
         else:
@@ -121,8 +130,16 @@ class RenewalTimer:
         if wait > 0:
             self._call = self._clock.callLater(wait, self._look)
             return
+        self._busy = True
         self._renewing = Deferred.fromCoroutine(self._attempt(present))
         self._renewing.addErrback(self._broke)
+
+    def _first_due(self, certificate: Certificate) -> float | None:
+        due = renewal_due(certificate, self._chance)
+        if due is None:
+            return None
+        # A signer whose clock is far behind ours must not keep us busy.
+        return max(due, self._now() + max(MIN_WAIT, lifetime(certificate) / 10))
 
     async def _attempt(self, present: Certificate) -> None:
         self._has_failed = False
@@ -134,7 +151,7 @@ class RenewalTimer:
             self._has_failed = True
             self._failed(present, str(error))
         finally:
-            self._renewing = None
+            self._busy = False
             if self._running:
                 # What was renewed is scheduled by its own life now.
                 if self._certificate() == present and self._due is not None:

@@ -74,10 +74,11 @@ class Follower:
         if not isinstance(fields, dict):
             raise _unreadable()
         generations = fields.get("generations")
-        if fields.get("kind") not in _USES or not isinstance(generations, dict):
+        kind = _text(fields, "kind")
+        if kind not in _USES or not isinstance(generations, dict):
             raise _unreadable()
         return cls(
-            kind=cast(Kind, fields["kind"]),
+            kind=cast(Kind, kind),
             id=_text(fields, "id"),
             name=_text(fields, "name"),
             by=_text(fields, "by"),
