@@ -109,18 +109,24 @@ class Joining:
             except AuthenticationFailed:
                 raise JoinFailed(TOKEN_REFUSED) from None
             except (RtunnelError, ConnectError, DNSLookupError) as error:
-                failures.append(f"{address}: {printable(str(error))}")
-                self._progress(f"no luck there: {printable(str(error))}")
+                failures.append(self._no_luck(address, error))
                 continue
             self._progress("the token is accepted, asking for a certificate")
             try:
                 return await self._asked(connection)
+            except ConnectionFailed as error:
+                failures.append(self._no_luck(address, error))
             finally:
                 connection.close("joined")
         raise JoinFailed(
             "no proxy can be reached (" + "; ".join(failures) + "); the token was not "
             "used"
         )
+
+    def _no_luck(self, address: Address, error: Exception) -> str:
+        reason = printable(str(error))
+        self._progress(f"no luck there: {reason}")
+        return f"{address}: {reason}"
 
     # Up to the login.
 
@@ -184,6 +190,11 @@ class Joining:
     # From the login on.
 
     async def _asked(self, connection: Connection) -> dict[str, str]:
+        """What the proxy answers.
+
+        :raises ConnectionFailed: it takes no request now; the token is as it was.
+        :raises JoinFailed: it says no, or cannot be understood.
+        """
         session = _Session()
         asking = Deferred.fromCoroutine(self._ask(connection, session))
         asking.addTimeout(ANSWER_TIMEOUT, self._reactor)
@@ -191,7 +202,9 @@ class Joining:
             return decode_bundle(await asking)
         except TimeoutError:
             problem = f"the proxy has not answered within {ANSWER_TIMEOUT:g} seconds"
-        except (ConnectionClosed, OpenRefused, RequestFailed) as error:
+        except OpenRefused as error:
+            raise ConnectionFailed(str(error)) from None
+        except (ConnectionClosed, RequestFailed) as error:
             problem = printable(str(error))
         except MessageError as error:
             problem = f"the proxy's answer cannot be read: {error}"

@@ -136,7 +136,7 @@ class Signer:
     :param public_names: by which all proxies of the cluster are called, without ports.
     :param anchors: the authorities that are trusted now.
     :param verifiers: by the kind of request.
-    :param record: writes an audit event.
+    :param record: writes an audit event; False when nothing may happen without it.
     :param now: wall clock, seconds since the epoch.
     :param validity: seconds, by role.
     :param serial: a new serial number for each certificate.
@@ -153,7 +153,7 @@ class Signer:
         anchors: Callable[[], TrustAnchors],
         verifiers: Mapping[str, Verifier],
         peers: SigningPeers,
-        record: Callable[[Event], object],
+        record: Callable[[Event], bool],
         now: Callable[[], float],
         validity: Mapping[Role, float] = VALIDITY,
         serial: Callable[[], int] = random_serial,
@@ -204,7 +204,8 @@ class Signer:
             )
             self._record(verifier.refused(request, str(error)))
             raise
-        self._record(verifier.accepted(request, grant, certificate))
+        if not self._record(verifier.accepted(request, grant, certificate)):
+            raise SigningUnavailable("the proxy may sign nothing that it cannot record")
         return Signed(certificate, self._anchors())
 
     def _authority(self, role: Role) -> CertificateAuthority:

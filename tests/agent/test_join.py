@@ -16,7 +16,12 @@ from twisted.trial.unittest import TestCase
 from rtunnel.agent import join
 from rtunnel.agent.connect import Connector
 from rtunnel.agent.join import Joining
-from rtunnel.errors import AuthenticationRefused, JoinFailed, ProtocolError
+from rtunnel.errors import (
+    AuthenticationRefused,
+    JoinFailed,
+    OpenRefused,
+    ProtocolError,
+)
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.ssh.factory import ServerFactory
 from rtunnel.ssh.host_key import HostKey
@@ -271,6 +276,17 @@ class JoinTests(TestCase):
         self.desk.refusal = ProtocolError("tokens cannot be checked", 7)
         reason = await self.refusal(self.proxy())
         self.assertIn("tokens cannot be checked", reason)
+        self.assertIn("was not used", reason)
+
+    async def test_a_proxy_that_is_leaving_leads_on(self) -> None:
+        """It takes the token, but no session."""
+
+        async def refuse(request: OpenRequest) -> Attach:
+            raise OpenRefused(4, "this proxy is shutting down")
+
+        self.patch(self.desk, "channel_requested", refuse)
+        reason = await self.refusal(self.proxy())
+        self.assertIn("shutting down", reason)
         self.assertIn("was not used", reason)
 
     async def test_an_answer_that_is_none_is_told(self) -> None:

@@ -83,16 +83,12 @@ class JoinTests(DeploymentTestCase):
         """By either proxy; the line is good once."""
         deployment = self.deployment
         port = deployment.balancer_port
+        proxies = settings([f'proxies=["{LOOPBACK}:{port}"]'])
         agents = []
         for proxy in deployment.proxies:
             line = self.add("b").replace(f":{port},", f":{proxy.port},")
             agent = deployment.adopt_agent(f"joined-{proxy.name}")
-            done = run(
-                rtunnel(
-                    *("join", line, "--state", agent.state, *ALLOW),
-                    *("--set", f'proxies=["{LOOPBACK}:{port}"]'),
-                )
-            )
+            done = run(rtunnel("join", line, "--state", agent.state, *ALLOW, *proxies))
             self.assertIn("twistd -n rtunnel-agent", done.stdout)
             agents.append(agent)
         self.assertEqual(self.refused(line), TOKEN_REFUSED)
