@@ -48,6 +48,8 @@ class ScriptedClient:
         self.opener = PacketOpener(2**20)
         self.session_id = b""
         self.version = b"SSH-2.0-test"
+        #: What the server has to say; None for anything, which is kept here.
+        self.server_version: bytes | None = b"SSH-2.0-rtunnel"
         self.received: list[tuple[int, bytes]] = []
         #: What we offer.
         self.algorithms = DEFAULT_ALGORITHMS
@@ -87,7 +89,9 @@ class ScriptedClient:
             if not end:
                 self._line = line
                 return
-            assert line == b"SSH-2.0-rtunnel", line
+            if self.server_version is None:
+                self.server_version = line
+            assert line == self.server_version, line
             self._reads_packets = True
         self.opener.feed(data)
         while packet := self.opener.next_packet():
@@ -146,8 +150,9 @@ class ScriptedClient:
         reader = Reader(self.take(MSG_KEX_ECDH_REPLY))
         blob, reply, signature = reader.string(), reader.string(), reader.string()
         secret = half.finish(reply)
+        assert self.server_version is not None
         transcript = Transcript(
-            self.version, b"SSH-2.0-rtunnel", ours.payload, theirs.payload
+            self.version, self.server_version, ours.payload, theirs.payload
         )
         exchange_hash = transcript.exchange_hash(blob, half.public, reply, secret)
         key = parse_public_key(agreed.host_key, blob)
