@@ -164,7 +164,7 @@ class Pool:
             attempt.proxy_id = proxy_id
             table = self._successors if proxy_id in self._owners else self._owners
             table[proxy_id] = dial.number
-            attempt.route.reached()
+            attempt.route.reached(now)
             self._noticed.pop(dial.address, None)
         else:
             attempt.landed_on, attempt.refused = proxy_id, answer
@@ -237,6 +237,8 @@ class Pool:
             return False
         if attempt.settled:
             route.lost(now)
+            return False
+        if attempt.undecided and attempt.started < route.answered_at:
             return False
         route.failed(now)
         return True

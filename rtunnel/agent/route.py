@@ -3,13 +3,18 @@
 Three things can come of a dial, and each has its own wait:
 
 * It failed: :class:`~rtunnel.discovery.backoff.Backoff`, forgotten only when a tunnel
-  through this address has been in service for a while.
+  through this address has been in service for a while. A dial that reached a new proxy
+  ends the wait that runs, as the address answers again, but the next failure waits as
+  long as it would have.
 * It landed on a proxy that is claimed already. Behind a balancer that is luck and no
   fault, so the next dial follows after a fraction of a second, a little more after each
   landing. After so many landings in a row that luck does not explain them, the balancer
   is *pinned* (by source address, by least connections ...): the waits grow as after
   failures.
 * It reached a proxy that had no tunnel yet: no wait, and the landings are forgotten.
+
+What failed after the address has answered but was dialled before that says nothing of
+it: such dials end one by one for a while after a balancer is back.
 
 Pure: time is brought by the caller, in seconds; chance is a callable.
 """
@@ -53,6 +58,7 @@ class Route:
     :ivar dialled_at: when it was last dialled, seconds; ``-inf`` before the first.
     :ivar dials: how many dials there were.
     :ivar failing: whether the last dial failed.
+    :ivar answered_at: when a dial last reached a proxy, seconds; ``-inf`` before that.
     :ivar given: claimed proxies that the landings in a row were on, and how often.
     :ivar landing_since: when those landings began, seconds; ``inf`` without any.
     """
@@ -64,6 +70,7 @@ class Route:
         self.dialled_at = -math.inf
         self.dials = 0
         self.failing = False
+        self.answered_at = -math.inf
         self.given: dict[str, int] = {}
         self.landing_since = math.inf
         self._chance = chance
@@ -122,7 +129,7 @@ class Route:
             self.landing_since = now
         self._landings += 1
         self.given[proxy_id] = self.given.get(proxy_id, 0) + 1
-        self._paused_at = now
+        self._paused_at = self.answered_at = now
         self.failing = False
         # The address answers: the failures between landings are some proxy's, not its.
         self._backoff.ease()
@@ -134,9 +141,11 @@ class Route:
             drawn = low + self._chance() * (high - low)
             self._pause = drawn * (1 + self._landings / max(1, population))
 
-    def reached(self) -> None:
+    def reached(self, now: float) -> None:
         """A dial reached a proxy that had no tunnel yet."""
         self.failing = False
+        self.answered_at = now
+        self._failed_at = -math.inf
         self.renew()
 
     def renew(self) -> None:

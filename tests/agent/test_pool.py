@@ -195,6 +195,53 @@ class BalancerTests(SynchronousTestCase):
             self.assertLessEqual(subject.plan(now).wake_at - now, wait)
             self.assertGreater(subject.plan(now).wake_at - now, wait / 2 - 0.01)
 
+    def outage(self, seconds: float, hanging: bool) -> tuple[Pool, list[Dial], float]:
+        """Nobody answers for so long; the pool, dials under way, and the time then.
+
+        :param hanging: whether dials get no answer at all, or are refused at once.
+        """
+        subject = Pool([LB], None, random.Random(7).random)
+        now = 0.0
+        waiting: list[Dial] = []
+        while now < seconds:
+            for dial in subject.plan(now).dials:
+                if hanging:
+                    waiting.append(dial)
+                else:
+                    subject.ended(dial, now)
+            now = max(now + 0.01, subject.plan(now).wake_at)
+        return subject, waiting, now
+
+    def test_second_tunnel_follows_the_first_after_an_outage(self) -> None:
+        """The address has answered: the wait after its failures is over."""
+        subject, _, now = self.outage(60, hanging=False)
+        bring_up(subject, first_dial(subject, now), P1, now)
+        (dial,) = (attempt.dial for attempt in subject._attempts.values())
+        subject.learn(dial, request(advert(1), advert(2)), now)
+        self.assertEqual(len(subject.plan(now).dials), 2)
+
+    def test_dials_from_before_an_address_answered_say_nothing_of_it(self) -> None:
+        """They end when their time is up, and hold nobody back."""
+        subject, waiting, now = self.outage(9, hanging=True)
+        self.assertGreater(len(waiting), 2)
+        bring_up(subject, waiting[-1], P1, now)
+        subject.learn(waiting[-1], request(advert(1), advert(2)), now)
+        for dial in waiting[:-1]:
+            self.assertFalse(subject.ended(dial, now + 1))
+        self.assertEqual(len(subject.plan(now + 1).dials), 2)
+
+    def test_tunnels_that_come_up_and_break_are_dialled_less_and_less(self) -> None:
+        """That an address answers is no success of its own."""
+        subject = pool(chance=1.0)
+        now, waits = 0.0, []
+        for _ in range(5):
+            dial = first_dial(subject, now)
+            bring_up(subject, dial, P1, now)
+            subject.ended(dial, now)
+            waits.append(subject.plan(now).wake_at - now)
+            now += waits[-1]
+        self.assertEqual(waits, [1.5, 4.5, 5.0, 5.0, 5.0])
+
     def test_turns_are_taken_among_the_records_of_a_name(self) -> None:
         """Each dial says which of them comes first."""
         self.learn(*range(1, 6))

@@ -124,13 +124,15 @@ class RouteTests(SynchronousTestCase):
         for _ in range(20):
             subject.landed("p", 2, 0.0)
         subject.failed(100.0)
-        subject.reached()
+        subject.reached(101.0)
         self.assertFalse(subject.pinned)
         self.assertFalse(subject.failing)
         self.assertEqual((subject.landings, subject.given), (0, {}))
-        self.assertGreater(subject.ready_at(CAP), 100.0)
+        self.assertLessEqual(subject.ready_at(CAP), 101.0)
+        subject.failed(102.0)
+        self.assertGreater(subject.ready_at(CAP), 103.0)
         subject.settled()
-        self.assertLessEqual(subject.ready_at(CAP), 100.0)
+        self.assertLessEqual(subject.ready_at(CAP), 102.0)
 
     def test_lost_tunnel_waits_less_than_a_failure(self) -> None:
         """Half a second at most, drawn, so that agents do not come all at once."""
