@@ -25,7 +25,7 @@ from rtunnel.errors import (
 from rtunnel.happy_eyeballs import first_success
 from rtunnel.resolution import interleaved, resolve
 from rtunnel.tcp_stream import TcpStream, connect_tcp
-from rtunnel.trust.targets import TargetPatterns
+from rtunnel.trust.targets import TargetPatterns, Verdict
 
 #: Seconds for one dial, the name's resolution included; proxies wait a little longer.
 DIAL_TIMEOUT: Final = 10.0
@@ -61,6 +61,19 @@ class TargetDialer:
         """Decide by these from now on. What is open stays."""
         self._allow = allow
         self._pinned = dict(pinned)
+
+    def still_allows(self, host: str, address: str, port: int) -> Verdict:
+        """Whether a connection that is open would be allowed now.
+
+        :param host: as it was asked for.
+        :param address: the IP address that it is connected to.
+        :param port: TCP port.
+        """
+        pinned = self._pinned.get((host or "localhost").lower().removesuffix("."))
+        verdict = self._allow.allows_name(host, port)
+        if not verdict:
+            return verdict
+        return self._allow.allows_address(host, address, port, pinned == address)
 
     async def dial(self, host: str, port: int) -> TcpStream:
         """Connect to a target, if it is allowed.

@@ -89,6 +89,12 @@ class TcpStream(Protocol):
         self._finished = False
         self._reason: str | None = None
 
+    @property
+    def peer_address(self) -> str:
+        """The IP address that it is connected to."""
+        host: str = self.transport.getPeer().host
+        return host
+
     # What Twisted calls.
 
     def connectionMade(self) -> None:

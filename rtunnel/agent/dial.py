@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import attrs
 from twisted.logger import Logger
 
 from rtunnel.agent.reactors import IAgentReactor
@@ -18,12 +19,22 @@ from rtunnel.errors import (
     OpenRefused,
 )
 from rtunnel.naming import printable
-from rtunnel.splice import SpliceReport, splice
+from rtunnel.splice import Splice, SpliceReport
 from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.connection import Attach
 from rtunnel.target_dialer import TargetDialer
 from rtunnel.tcp_stream import TcpStream
 from rtunnel.trust.targets import TargetPatterns
+
+
+@attrs.frozen
+class _Open:
+    """A connection: what was asked for, and where that led."""
+
+    joined: Splice
+    host: str
+    address: str
+    port: int
 
 
 class Site:
@@ -47,10 +58,23 @@ class Site:
         self._dialer = TargetDialer(
             reactor, f"the agent of cluster {cluster!r}", allow, pinned
         )
+        self._open: dict[object, _Open] = {}
 
-    def change(self, allow: TargetPatterns, pinned: Mapping[str, str]) -> None:
-        """Decide by these from now on. What is open stays."""
+    def change(
+        self, allow: TargetPatterns, pinned: Mapping[str, str], *, close: bool = False
+    ) -> None:
+        """Decide by these from now on.
+
+        :param close: whether what is open and not allowed any longer is closed; else
+            it stays.
+        """
         self._dialer.change(allow, pinned)
+        if not close:
+            return
+        for each in list(self._open.values()):
+            verdict = self._dialer.still_allows(each.host, each.address, each.port)
+            if not verdict:
+                each.joined.abort(f"not allowed any longer: {verdict.reason}")
 
     async def serve(
         self, data: bytes, proxy_id: str, gone: Callable[[], None]
@@ -85,14 +109,22 @@ class Site:
             )
             raise
 
+        key = object()
+
         def attach(channel: Channel) -> None:
             self._log.info(
                 "connection {connection_id} of {user} from {source} to {target} open",
                 **fields,
             )
-            splice(channel, stream, self._reactor, closed)
+            joined = Splice(channel, stream, self._reactor, closed)
+            self._open[key] = _Open(
+                joined, request.host, stream.peer_address, request.port
+            )
+            # It may end before this returns.
+            joined.start()
 
         def closed(report: SpliceReport) -> None:
+            del self._open[key]
             self._log.info(
                 "connection {connection_id} of {user} to {target} closed after "
                 "{seconds:.3f} s, {bytes_in} bytes in, {bytes_out} bytes out {reason}",

@@ -205,7 +205,7 @@ class AgentService(Service):
             ssh=config.ssh,
             renewal=config.renewal,
         )
-        self._site.change(config.allow, config.resolve)
+        self._site.change(config.allow, config.resolve, close=config.close_on_change)
         self._connector.trust(tls_authorities)
         self._log.info("{path} was read again", path=str(config.path))
 

@@ -244,6 +244,8 @@ class AgentConfig:
     :param tunnels: "all", or how many tunnels to hold.
     :param allow: what may be reached through this agent; the last word.
     :param resolve: host names, in lower case, and the IP address that each stands for.
+    :param close_on_change: whether connections that ``allow`` lists no longer are
+        closed; else it counts for new ones only.
     """
 
     path: Path = Path("agent.toml")
@@ -254,6 +256,7 @@ class AgentConfig:
     tunnels: Tunnels = "all"
     allow: TargetPatterns = OWN_SSHD
     resolve: Mapping[str, str] = MappingProxyType({})
+    close_on_change: Flag = False
     ssh: AgentSshConfig = attrs.field(factory=AgentSshConfig)
     tunnel: TunnelConfig = TunnelConfig()
     renewal: RenewalConfig = RenewalConfig()

@@ -71,6 +71,8 @@ AGENT_COMMENTS = {
     "tunnels": "or a number: hold that many, let the proxies pass connections on",
     "allow": "what may be reached through this agent; the last word",
     "resolve": 'names: {"web1" = "10.0.0.5"}',
+    "close_on_change": "close connections that allow lists no longer; reloaded on "
+    "SIGHUP",
     **AGENT_ALGORITHM_COMMENTS,
     "tunnel.heartbeat": "seconds between heartbeats",
     "tunnel.missed": "missed before a tunnel is dead",

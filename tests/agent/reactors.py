@@ -97,6 +97,11 @@ class TcpTransport(StringTransport):
 
     protocol: IProtocol
 
+    def unregisterProducer(self) -> None:
+        """As a socket does: it may be done twice."""
+        if self.producer is not None:
+            super().unregisterProducer()
+
     def setTcpNoDelay(self, enabled: bool) -> None:
         """See ``ITCPTransport``."""
 

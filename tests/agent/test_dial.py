@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionAborted
 from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.agent.dial import Site
@@ -377,6 +379,36 @@ class ServeTests(SiteTestCase):
         """The channel ends, and nothing more."""
         error = self.failureResultOf(self.serve(b"\x00\x01", []), OpenRefused).value
         self.assertEqual(error.reason_code, 1)
+
+    def test_new_list_closes_what_it_does_not_allow_if_that_is_wanted(self) -> None:
+        """By the name asked for and the address that it led to; others stay."""
+        site = Site(self.reactor, "b", TargetPatterns.parse(["*:22"]), {})
+        open_now = {}
+        for name in ("web1", "10.0.0.9", "many"):
+            request = TransportRequest(name, 22, "alice", "192.0.2.7", name)
+            serving = Deferred.fromCoroutine(
+                site.serve(request.encode(), "proxy-id", lambda: None)
+            )
+            _, open_now[name] = self.reactor.accept()
+            attach = self.successResultOf(serving)
+            attach(MemoryStream())  # type: ignore[arg-type]
+
+        def change(*allow: str, close: bool = True, **pinned: str) -> set[str]:
+            site.change(TargetPatterns.parse(allow), pinned, close=close)
+            for name, tcp in list(open_now.items()):
+                if tcp.disconnecting:
+                    tcp.protocol.connectionLost(Failure(ConnectionAborted()))
+                    del open_now[name]
+            return set(open_now)
+
+        everything = set(open_now)
+        self.assertEqual(change("db1:22", close=False), everything)
+        self.assertEqual(change("10.0.0.0/24:22", "many:22"), everything)
+        self.assertEqual(change("web1:22", "10.0.1.0/24:*"), {"web1", "many"})
+        # The address is what the name's own network allows.
+        self.assertEqual(change("web1:22", "10.0.2.0/24:*"), {"web1"})
+        self.assertEqual(change("web1:22", web1="10.0.0.77"), {"web1"})
+        self.assertEqual(change("web1:23"), set())
 
     def test_new_list_holds_for_new_connections(self) -> None:
         """After SIGHUP."""

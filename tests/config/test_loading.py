@@ -94,6 +94,7 @@ proxies = ["lb.example.com:3023", "tls:lb.example.com"]
 tunnels = 2
 allow = ["localhost:22", "10.0.0.0/8:*"]
 resolve = {"Web1.lan." = "10.0.0.5", db = "::FFFF:10.0.0.6"}
+close_on_change = true
 
 [tunnel]
 heartbeat = 1
@@ -251,6 +252,7 @@ class AgentFileTests(LoadingTestCase):
         self.assertEqual(config.tunnels, "all")
         self.assertEqual(list(config.allow), ["localhost:22"])
         self.assertEqual(config.resolve, {})
+        self.assertFalse(config.close_on_change)
         self.assertEqual((config.tunnel.heartbeat, config.tunnel.missed), (5.0, 3))
 
     def test_every_key_is_read(self) -> None:
@@ -265,6 +267,7 @@ class AgentFileTests(LoadingTestCase):
         self.assertEqual(config.tunnels, 2)
         self.assertEqual(list(config.allow), ["localhost:22", "10.0.0.0/8:*"])
         self.assertEqual(config.resolve, {"web1.lan": "10.0.0.5", "db": "10.0.0.6"})
+        self.assertTrue(config.close_on_change)
         self.assertEqual(config.tunnel, TunnelConfig(heartbeat=1.0, missed=3))
 
     def test_resolve_table_cannot_be_changed(self) -> None:
@@ -466,6 +469,7 @@ REFUSED_BY_PROXY: dict[str, list[Any]] = {
 REFUSED_BY_AGENT: dict[str, list[Any]] = {
     "proxies": [[], "lb:3023", [""], {}],
     "tunnels": [0, -1, "any", "2", True, 1.0],
+    "close_on_change": [1, "true", {}],
     "ssh": [1, [], [{}]],
     **REFUSED_ALGORITHMS,
     "allow": ["*:22", [""], [{}]],

@@ -103,6 +103,7 @@ tls_authorities = []             # files of PEM certificates that vouch for tls:
 tunnels = "all"                  # or a number: hold that many, let the proxies pass connections on
 allow = ["localhost:22"]         # what may be reached through this agent; the last word
 resolve = {}                     # names: {"web1" = "10.0.0.5"}
+close_on_change = false          # close connections that allow lists no longer; reloaded on SIGHUP
 
 [ssh]
 ciphers = []                     # best first; default: aes128-gcm@openssh.com, aes256-gcm@openssh.com, aes128-ctr, aes256-ctr; chacha20-poly1305@openssh.com only if it is listed
