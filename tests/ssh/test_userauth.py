@@ -341,6 +341,15 @@ class UserAuthServerTests(SynchronousTestCase):
         self.assertTrue(raw.wire.disconnecting)
         self.assertEqual(raw.numbers().count(MSG_USERAUTH_FAILURE), 6)
 
+    def test_an_answer_is_for_one_key(self) -> None:
+        """A signature by another key is an attempt of its own."""
+        raw = self.client()
+        for _ in range(3):
+            raw.send(MSG_USERAUTH_REQUEST, raw.auth_request(signed=False))
+            raw.send(MSG_USERAUTH_REQUEST, raw.auth_request(PrivateKey.generate()))
+        raw.send(MSG_USERAUTH_REQUEST, raw.auth_request(signed=False))
+        self.assertTrue(raw.wire.disconnecting)
+
     def test_events_tell_every_decision(self) -> None:
         """With the reason that the peer does not get."""
         raw = self.client()
