@@ -143,13 +143,15 @@ class Agent(Peer):
         assert self.connection is not None
         self.connection.close(reason)
 
-    async def greet(self, reactor: Any, instance: str | None = None) -> None:
+    async def greet(
+        self, reactor: Any, instance: str | None = None, hello: Hello | None = None
+    ) -> None:
         """Open the control channel, say hello, and wait for the discovery request."""
         assert self.connection is not None
         channel = await self.connection.open_channel(b"control@rtunnel")
         self.control = ControlChannel(channel, reactor, Liveness(5, 3), self)
         self.lost.addBoth(self._stop)
-        await self.control.send(Hello("test", instance or self.instance))
+        await self.control.send(hello or Hello("test", instance or self.instance))
         await self.discovered
 
     def _stop(self, result: Any) -> Any:
