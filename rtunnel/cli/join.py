@@ -53,9 +53,9 @@ _T = TypeVar("_T")
 @set_option
 @force_option
 def join(line: str, state: Path, settings: tuple[str, ...], force: bool) -> None:
-    """Join with LINE, which `rtunnel token add` has printed.
+    """Join with the line that a token is in.
 
-    Makes a key here, which never leaves, and fills the state directory: key,
+    LINE is what `rtunnel token add` has printed, in quotes. Makes a key here, which never leaves, and fills the state directory: key,
     certificate, the authorities' public keys, and agent.toml, or proxy.toml where the
     line is for a proxy. When it fails nothing has been written.
     """

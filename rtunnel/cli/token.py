@@ -52,7 +52,7 @@ DEFAULT_LIFETIME = "1h"
 
 @click.group()
 def token() -> None:
-    """Let other machines join."""
+    """Let other machines join with one line."""
 
 
 @token.command()

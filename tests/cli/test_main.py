@@ -54,9 +54,11 @@ class HelpTests(CommandTestCase):
             self.assertEqual(command.get_short_help_str(200), text)
 
     def test_verbs_do_not_import_the_reactor(self) -> None:
-        """Only the demo needs one; importing it installs a reactor for good."""
+        """Only the demo and joining need one; importing it installs a reactor for
+        good."""
         verbs = [module.partition(":")[0] for module, _ in VERBS.values()]
         verbs.remove("rtunnel.cli.demo.command")
+        verbs.remove("rtunnel.cli.join")
         subprocess.run(
             [
                 sys.executable,

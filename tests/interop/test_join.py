@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -226,3 +228,25 @@ class JoinTests(DeploymentTestCase):
         state = ("--state", self.first.state)
         run(rtunnel("token", "rm", str(record["id"]), *state))
         self.assertEqual(self.refused(line), TOKEN_REFUSED)
+
+    def test_an_interrupted_join_leaves_nothing(self) -> None:
+        """Ctrl-C while somebody keeps it waiting: exit code 1, one line."""
+        with socket.create_server((LOOPBACK, 0)) as silent:
+            line = re.sub(
+                "at=[^,]*", f"at={LOOPBACK}:{silent.getsockname()[1]}", self.add("b")
+            )
+            joining = subprocess.Popen(
+                [*map(str, rtunnel("join", line, "--state", self.directory / "state"))],
+                env=environment(),
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            connection, _ = silent.accept()
+            with connection:
+                # Its version line: it has begun, and so will hear of the signal.
+                self.assertTrue(connection.recv(100))
+                joining.send_signal(signal.SIGINT)
+                _, said = joining.communicate(timeout=20)
+        self.assertEqual(joining.returncode, 1)
+        self.assertEqual(said.splitlines()[-1], "rtunnel: interrupted")
+        self.assertEqual(list(self.directory.iterdir()), [])
