@@ -8,6 +8,7 @@ anchor asks here each time. Connections that are open stay as they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import attrs
 
@@ -99,8 +100,12 @@ class LiveCredentials:
     def _with(
         self, role: Role, keys: Collection[PublicKey]
     ) -> tuple[ProxyCredentials, TrustAnchors]:
-        credentials = attrs.evolve(self._present, **{f"{role}_cas": tuple(keys)})
-        return credentials, attrs.evolve(self._anchors, **{role: keys})
+        changes: dict[str, Any] = {f"{role}_cas": tuple(keys)}
+        anchors: dict[str, Any] = {role: keys}
+        return (
+            attrs.evolve(self._present, **changes),
+            attrs.evolve(self._anchors, **anchors),
+        )
 
     def _tell(self) -> None:
         for token, callback in list(self._subscribers.items()):

@@ -24,7 +24,7 @@ from rtunnel.agent.connect import Connector
 from rtunnel.agent.machine import Deadlines
 from rtunnel.agent.reactors import IAgentReactor
 from rtunnel.agent.service import AgentService
-from rtunnel.config import Address, AgentConfig, TunnelConfig
+from rtunnel.config import Address, AgentConfig, RenewalConfig, TunnelConfig
 from rtunnel.control import ControlChannel
 from rtunnel.discovery.liveness import Liveness
 from rtunnel.discovery.messages import (
@@ -32,6 +32,7 @@ from rtunnel.discovery.messages import (
     Hello,
     Message,
     ProxyAdvert,
+    replacement_proof,
 )
 from rtunnel.discovery.transport_request import TransportRequest
 from rtunnel.errors import OPEN_UNKNOWN_CHANNEL_TYPE, OpenRefused
@@ -71,10 +72,12 @@ class Side:
         self.control: ControlChannel | None = None
         self.received: list[Message] = []
         self.lost: str | None = None
+        self._proof = ""
 
     def connection_started(self, connection: Connection) -> None:
         """An agent has logged in."""
         self.connection = connection
+        self._proof = replacement_proof(cast(Any, connection.transport).session_id)
         self.proxy.sides.append(self)
 
     async def channel_requested(self, request: OpenRequest) -> Attach:
@@ -100,7 +103,7 @@ class Side:
         """Keep it; a hello is answered, and the proxies are listed."""
         self.received.append(message)
         if not isinstance(message, Hello):
-            return True
+            return self.proxy.on_message(self, message)
         answer = self.proxy.answer_hello()
         if answer is True:
             reactor.callLater(0, self.announce)
@@ -118,6 +121,11 @@ class Side:
         """Say something."""
         assert self.control is not None
         self.control.send(message).addErrback(lambda failure: None)
+
+    @property
+    def proof(self) -> str:
+        """What a tunnel has to show to replace this one."""
+        return self._proof
 
     @property
     def greeted(self) -> bool:
@@ -146,6 +154,7 @@ class FakeProxy:
         self.connections = 0
         self.takes_control = True
         self.answer_hello: Callable[[], bool | Awaitable[bool]] = lambda: True
+        self.on_message: Callable[[Side, Message], bool] = lambda side, message: True
         self.adverts: Callable[[], Sequence[ProxyAdvert]] = lambda: [self.advert()]
         self._open: list[Any] = []
         key = PrivateKey.generate()
@@ -284,11 +293,15 @@ class AgentTestCase(TestCase):
         tunnels: Any = "all",
         heartbeat: float = 5.0,
         path: Path | None = None,
+        state: Path = Path("."),
+        renewal: RenewalConfig = RenewalConfig(),  # noqa: B008
         **more: Any,
     ) -> AgentService:
         """An agent that runs until the test ends."""
         config = AgentConfig(
             path=path or Path("agent.toml"),
+            state=state,
+            renewal=renewal,
             cluster="b",
             proxies=tuple(Address.parse(address) for address in addresses),
             tunnels=tunnels,

@@ -1,0 +1,307 @@
+"""The agent's end: certificates renewed, tunnels made anew, authorities followed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.logger import LogLevel, capturedLogs
+
+from rtunnel.agent.service import AgentService
+from rtunnel.config import AgentConfig, RenewalConfig
+from rtunnel.discovery.messages import Drain, Hello, Message
+from rtunnel.discovery.trust_messages import (
+    NotRenewed,
+    Renew,
+    RenewalDue,
+    Renewed,
+    Replace,
+    Trust,
+)
+from rtunnel.errors import RequestFailed
+from rtunnel.ssh.channel import Channel
+from rtunnel.state_directory import (
+    AGENT_KEY,
+    load_certificate,
+    load_private_key,
+    load_trust_anchors,
+    write_key_pair,
+    write_public,
+)
+from rtunnel.trust.bundle import Phase
+from rtunnel.trust.rotation import AuthorityState, step
+from rtunnel.wire.certificate import Certificate
+from rtunnel.wire.keys import PrivateKey
+from tests.agent.proxies import INSTANCE, NOW, AgentTestCase, FakeProxy, Side
+
+
+class TrustTestCase(AgentTestCase):
+    """An agent with a state directory, and proxies that answer as the test says."""
+
+    def setUp(self) -> None:
+        """Write the files."""
+        super().setUp()
+        self.state = Path(self.mktemp())
+        self.state.mkdir()
+        self.path = self.state / AGENT_KEY
+        own = self.credentials
+        write_key_pair(self.path, own.key, "agent")
+        self.write_certificate(own.certificate)
+        self.anchors = self.state / "host_ca.pub"
+        write_public(self.anchors, self.host_ca.public.to_openssh() + "\n")
+        #: What comes of a request; None leaves it without an answer.
+        self.answer: Callable[[Renew], Message | None] = self.renewed
+
+    def write_certificate(self, certificate: Certificate) -> None:
+        """Put it beside the key."""
+        path = self.path.with_name("agent_key-cert.pub")
+        write_public(path, certificate.to_openssh() + "\n", force=True)
+
+    def load(self, config: AgentConfig, now: float) -> Any:
+        """Read the files."""
+        self.loads += 1
+        return attrs.evolve(
+            self.credentials,
+            key=load_private_key(self.path),
+            certificate=self.stored,
+            host_cas=load_trust_anchors(self.anchors),
+        )
+
+    @property
+    def stored(self) -> Certificate:
+        """The certificate in the directory."""
+        return load_certificate(self.path.with_name("agent_key-cert.pub"))
+
+    def start(self, *proxies: FakeProxy, **changes: Any) -> AgentService:
+        """The agent."""
+        for proxy in proxies:
+            proxy.on_message = self.message_received
+        return self.start_agent(
+            *(proxy.address for proxy in proxies),
+            state=self.state,
+            chance=lambda: 0.5,
+            **changes,
+        )
+
+    def message_received(self, side: Side, message: Message) -> bool:
+        """What the proxy makes of it."""
+        if not isinstance(message, Renew):
+            return True
+        answer = self.answer(message)
+        if answer is not None:
+            side.send(answer)
+        return True
+
+    def renewed(self, asked: Renew) -> Renewed:
+        """As a proxy that can sign does it."""
+        asked.request.check(NOW)
+        return Renewed(
+            self.agent_ca.sign_agent(
+                asked.request.key, cluster="b", instance=INSTANCE, validity=3600
+            )
+        )
+
+    def asked(self, *proxies: FakeProxy) -> list[Renew]:
+        """Requests that came."""
+        return [
+            message
+            for proxy in proxies
+            for side in proxy.sides
+            for message in side.received
+            if isinstance(message, Renew)
+        ]
+
+
+class RenewalTests(TrustTestCase):
+    """Through a tunnel."""
+
+    async def test_the_certificate_is_renewed_and_tunnels_are_made_anew(self) -> None:
+        """By the new certificate; each new tunnel shows which one it replaces."""
+        proxies = self.make_proxies(2, direct=True)
+        service = self.start(*proxies)
+        await self.until(lambda: all(proxy.tunnels for proxy in proxies))
+        before, first = self.stored, [proxy.sides[0] for proxy in proxies]
+        first[0].send(RenewalDue("test", 0.0))
+        await self.until(lambda: self.stored != before)
+        await self.until(lambda: all(side.lost for side in first))
+        await self.until(lambda: all(len(p.tunnels) == 1 for p in proxies))
+        for proxy, old in zip(proxies, first, strict=True):
+            [new] = proxy.tunnels
+            assert new.connection is not None
+            identity: Any = new.connection.identity
+            self.assertEqual(identity.certificate, self.stored)
+            [hello] = [m for m in new.received if isinstance(m, Hello)]
+            self.assertEqual(hello.replaces, old.proof)
+            self.assertTrue(any(isinstance(m, Drain) for m in old.received))
+        self.assertEqual(len(self.asked(*proxies)), 1)
+        self.assertEqual(service.status().held, 2)
+
+    async def test_a_fresh_key_is_taken_if_asked_for(self) -> None:
+        """Key, public half and certificate belong together."""
+        proxy = self.make_proxy()
+        before = self.credentials.key.public
+        self.start(proxy, renewal=RenewalConfig(fresh_key=True))
+        await self.until(lambda: proxy.tunnels)
+        proxy.sides[0].send(RenewalDue("test", 0.0))
+        await self.until(lambda: len(proxy.sides) == 2 and len(proxy.tunnels) == 1)
+        self.assertNotEqual(self.stored.key, before)
+        self.assertEqual(load_private_key(self.path).public, self.stored.key)
+
+    async def test_what_is_open_on_the_old_tunnel_goes_on(self) -> None:
+        """For as long as it lasts; a dial that was under way is still served."""
+        proxy = self.make_proxy()
+        self.start(proxy, allow=["127.0.0.1:*"])
+        await self.until(lambda: proxy.tunnels)
+        old = proxy.sides[0]
+        port = self.listen_echoing()
+        channel = await old.open("127.0.0.1", port)
+        echoed = Echoed(channel)
+        old.send(Replace("test", 0.0))
+        await self.until(lambda: len(proxy.sides) == 2 and proxy.sides[1].greeted)
+        await self.until(lambda: any(isinstance(m, Drain) for m in old.received))
+        channel.write(b"still here")
+        await self.until(lambda: echoed.data == b"still here")
+        self.assertIsNone(old.lost)
+        await proxy.sides[1].open("127.0.0.1", port)
+        channel.close()
+        await self.until(lambda: old.lost)
+        self.assertIsNone(proxy.sides[1].lost)
+
+    async def test_an_older_proxy_is_asked_in_vain(self) -> None:
+        """The agent says so, with what to do, asks the next one, and goes on."""
+        proxies = self.make_proxies(2, direct=True)
+        service = self.start(*proxies)
+        proxies[0].on_message = lambda side, message: not isinstance(message, Renew)
+        await self.until(lambda: all(proxy.tunnels for proxy in proxies))
+        before = self.stored
+        proxies[1].sides[0].send(RenewalDue("test", 0.0))
+        await self.until(lambda: self.stored != before)
+        proxies[1].on_message = proxies[0].on_message
+        await self.until(lambda: service.status().held == 2)
+        with capturedLogs() as logs:
+            proxies[1].tunnels[0].send(RenewalDue("test", 0.0))
+            await self.until(lambda: [e for e in logs if "what_to_do" in e])
+        [said] = [each for each in logs if "what_to_do" in each]
+        self.assertEqual(said["log_level"], LogLevel.warn)
+        self.assertIn("does not renew", said["reason"])
+        self.assertIn("rtunnel agent renew", said["what_to_do"])
+        self.assertEqual(service.status().held, 2)
+
+    async def test_a_refusal_changes_nothing(self) -> None:
+        """Nor a certificate that is not ours: of another key, agent or cluster."""
+        proxy = self.make_proxy()
+        service = self.start(proxy)
+        await self.until(lambda: proxy.tunnels)
+        before = self.stored
+        stranger = PrivateKey.generate().public
+
+        def certify(key: Any, cluster: str, instance: str) -> Renewed:
+            return Renewed(
+                self.agent_ca.sign_agent(
+                    key, cluster=cluster, instance=instance, validity=60
+                )
+            )
+
+        other = "00000000-0000-4000-8000-000000000000"
+        for answer in (
+            lambda asked: NotRenewed("not now"),
+            lambda asked: certify(stranger, "b", INSTANCE),
+            lambda asked: certify(asked.request.key, "c", INSTANCE),
+            lambda asked: certify(asked.request.key, "b", other),
+        ):
+            self.answer = answer
+            count = len(self.asked(proxy))
+            service._renewal._timer._hasty_for = None
+            service._renewal._timer._due = 0.0
+            service._renewal.certificate_changed()
+            await self.until(lambda: len(self.asked(proxy)) > count)  # noqa: B023
+            await self.until(lambda: not service._renewal._timer._busy)
+            self.assertEqual(self.stored, before)
+        self.assertEqual(len(proxy.sides), 1)
+
+    async def test_a_certificate_that_was_not_asked_for_is_refused(self) -> None:
+        """A proxy cannot push one."""
+        proxy = self.make_proxy()
+        self.start(proxy)
+        await self.until(lambda: proxy.tunnels)
+        before = self.stored
+        pushed = self.agent_ca.sign_agent(
+            self.credentials.key.public, cluster="b", instance=INSTANCE, validity=60
+        )
+        control = proxy.sides[0].control
+        assert control is not None
+        with self.assertRaises(RequestFailed):
+            await control.send(Renewed(pushed))
+        self.assertEqual(self.stored, before)
+
+
+class RotationTests(TrustTestCase):
+    """Another host authority."""
+
+    def bundle(self, *signers: PrivateKey, new: PrivateKey | None = None) -> Trust:
+        """The new key is trusted beside the present one."""
+        state = AuthorityState.of("host", None, [self.host_ca.public])
+        new = new or PrivateKey.generate()
+        made = step(state, self.host_ca.public, Phase.TRUSTED, new.public)
+        return Trust(made.signed(signers))
+
+    async def test_a_bundle_of_the_authority_is_believed_and_stored(self) -> None:
+        """Success says so; and a proxy of the new authority is accepted."""
+        proxy = self.make_proxy()
+        self.start(proxy)
+        await self.until(lambda: proxy.tunnels)
+        trust = self.bundle(self.host_ca._key)
+        control = proxy.sides[0].control
+        assert control is not None
+        await control.send(trust)
+        self.assertEqual(load_trust_anchors(self.anchors), trust.bundle.trusted)
+        await control.send(trust)
+
+    async def test_a_bundle_of_anybody_else_is_refused(self) -> None:
+        """With failure, a log line that says what to do, and no other consequence."""
+        proxy = self.make_proxy()
+        self.start(proxy)
+        await self.until(lambda: proxy.tunnels)
+        stranger = PrivateKey.generate()
+        control = proxy.sides[0].control
+        assert control is not None
+        for trust in (self.bundle(stranger, new=stranger), self.bundle()):
+            with capturedLogs() as logs, self.assertRaises(RequestFailed):
+                await control.send(trust)
+            [said] = [e for e in logs if e["log_level"] is LogLevel.error]
+            self.assertIn("copy host_ca.pub", said["reason"])
+        self.assertEqual(load_trust_anchors(self.anchors), (self.host_ca.public,))
+        self.assertIsNone(proxy.sides[0].lost)
+
+    async def test_bundles_of_other_authorities_are_none_of_its_business(self) -> None:
+        """An agent trusts proxies, and judges nobody else."""
+        proxy = self.make_proxy()
+        self.start(proxy)
+        await self.until(lambda: proxy.tunnels)
+        control = proxy.sides[0].control
+        assert control is not None
+        bundle = self.bundle(self.host_ca._key).bundle
+        wrong = attrs.evolve(bundle, role="user").signed([self.host_ca._key])
+        with self.assertRaises(RequestFailed):
+            await control.send(Trust(wrong))
+        self.assertFalse((self.state / "user_ca.pub").exists())
+
+
+class Echoed:
+    """Keeps what a channel delivers."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.data = b""
+        channel.start(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes."""
+        self.data += data
+
+    def eof_received(self) -> None:
+        """The end of them."""
+
+    def closed(self, reason: str | None) -> None:
+        """The end of the channel."""
