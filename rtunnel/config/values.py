@@ -170,9 +170,12 @@ class DrainConfig:
     """``[drain]``.
 
     :param timeout: seconds that open channels get after SIGTERM; 0 cuts them at once.
+    :param grace: seconds of these in which everybody is still served, while ``/readyz``
+        says 503 already.
     """
 
     timeout: SecondsOrZero = 30.0
+    grace: SecondsOrZero = 0.0
 
 
 @attrs.frozen

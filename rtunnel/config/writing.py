@@ -49,6 +49,7 @@ PROXY_COMMENTS = {
     "limits.sessions_outlive_certificates": "let open connections finish when the "
     "certificate expires; new ones are refused all the same",
     "drain.timeout": "seconds that open channels get after SIGTERM",
+    "drain.grace": "seconds of these in which new ones are taken; /readyz says 503",
     "local.allow": "targets of this proxy's own cluster that it may dial itself, "
     '"host:port", "*.lan:22", "10.0.0.0/8:22"',
     "revocation.krl": "OpenSSH key revocation lists (ssh-keygen -k), read again when "

@@ -12,6 +12,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtunnel.audit.events import PolicyReloaded, ProxyStarted, ProxyStopping
@@ -98,6 +99,7 @@ class ProxyService(Service):
         self._now = now
         self.started: Deferred[None] = Deferred()
         self._ready = False
+        self._leaving = False
         self._ports: list[IListeningPort] = []
         self._peer_ports: list[IListeningPort] = []
         self._starting: Deferred[None] | None = None
@@ -410,7 +412,7 @@ class ProxyService(Service):
 
     def not_ready(self) -> str | None:
         """Why a balancer should send nobody here; None when it should."""
-        if self._accepted.draining:
+        if self._leaving:
             return "draining"
         return self._audit.problem if self._ready else "starting"
 
@@ -487,12 +489,18 @@ class ProxyService(Service):
             await self._registry.close()
             self._audit.stop()
             return
+        drain = self._config.drain
         self._ready = False
+        self._leaving = True
         self._audit.record(ProxyStopping(proxy=self._membership.record.id))
+        # Until balancers have asked again, they send people here.
+        grace = min(drain.grace, drain.timeout)
+        if grace:
+            await deferLater(self._reactor, grace)
         self._accepted.refuse_new()
         await self._membership.set_state("draining")
         await self._close_ports()
-        await self._drained(self._config.drain.timeout)
+        await self._drained(drain.timeout - grace)
         self._peers.close_all()
         closing = self._accepted.close_all()
         closing.addTimeout(FLUSH_TIMEOUT, self._reactor, onTimeoutCancel=_ignore)

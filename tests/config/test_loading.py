@@ -330,7 +330,7 @@ class WrongFileTests(LoadingTestCase):
         """The keys there are must do."""
         [problem] = self.problems('cluster = "a"\n[drain]\nxyzzy = 1')
         self.assertEqual(
-            problem, "drain.xyzzy: found an unknown key, expected one of timeout"
+            problem, "drain.xyzzy: found an unknown key, expected one of timeout, grace"
         )
 
     def test_location_of_the_file_is_no_key(self) -> None:
@@ -448,6 +448,7 @@ REFUSED_BY_PROXY: dict[str, list[Any]] = {
     "close_on_change": [1, "true", {}],
     "revocation.krl": ["revoked.krl", [""], [1], {}],
     "drain.timeout": [-1, -0.1, float("nan"), "30"],
+    "drain.grace": [-1, "5"],
     "local.allow": ["*:22", ["10.0.0.1/8:22"], ["::1:22"], [22], ["a:0"], ["a:2-1"]],
     "audit.path": [""],
     "allow": [

@@ -74,6 +74,7 @@ sessions_outlive_certificates = false # let open connections finish when the cer
 
 [drain]
 timeout = 30                     # seconds that open channels get after SIGTERM
+grace = 0                        # seconds of these in which new ones are taken; /readyz says 503
 
 [local]
 allow = []                       # targets of this proxy's own cluster that it may dial itself, "host:port", "*.lan:22", "10.0.0.0/8:22"

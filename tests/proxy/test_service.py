@@ -387,6 +387,46 @@ class DrainTests(ProxyTestCase):
         self.assertLess(self.reactor.seconds() - before, 1.5)
 
 
+class GraceTests(ProxyTestCase):
+    """The time in which balancers find out that a proxy leaves."""
+
+    settings = (EVERYTHING, "drain.grace=1")
+
+    async def test_everybody_is_served_while_balancers_find_out(self) -> None:
+        """Not ready, but newcomers log in and reach targets; and then not any more."""
+        await self.agent_in_service()
+        before = self.reactor.seconds()
+        stopped = Deferred.fromCoroutine(self.proxy_stops())
+        self.assertEqual(self.proxy.not_ready(), "draining")
+        client = await self.client()
+        received = Received()
+        channel = await self.open_target(client, "web1.b")
+        channel.start(received)
+        channel.write(b"last words")
+        channel.write_eof()
+        await received.ended
+        self.assertEqual(received.data, b"last words")
+        await self.until(lambda: not self.proxy.status()["proxy"]["listen"])
+        self.assertGreaterEqual(self.reactor.seconds() - before, 0.9)
+        await stopped
+
+    async def test_it_counts_towards_the_timeout(self) -> None:
+        """Two seconds are all there is in these tests."""
+        await self.agent_in_service()
+        client = await self.client()
+        received = Received()
+        (await self.open_target(client, "web1.b")).start(received)
+        before = self.reactor.seconds()
+        await self.proxy_stops()
+        self.assertGreaterEqual(self.reactor.seconds() - before, 1.9)
+        self.assertLess(self.reactor.seconds() - before, 2.9)
+        await received.ended
+
+    async def proxy_stops(self) -> None:
+        """Stop the proxy, and nothing else."""
+        await self.proxy.stopService()
+
+
 class LoginTests(ProxyTestCase):
     """Who gets in, by the audit file."""
 
