@@ -55,6 +55,10 @@ _PACKET = 32 * _KIB
 #: More than any window may come to.
 _ALL = 2**32 - 1
 
+#: Bytes that a channel may cost whose peer does not take its data: what its source had
+#: been allowed to send, a window that grew to 2 MiB, and what that is kept in.
+_CHANNEL_MEMORY = 4 * 2**20
+
 #: SSH_OPEN_RESOURCE_SHORTAGE.
 _SHORTAGE = 4
 
@@ -294,12 +298,18 @@ class CountTests(LimitTestCase):
         port = self.target("echo")
 
         def act(client: SocketClient) -> None:
-            for _ in range(129):
-                client.request_channel(b"direct-tcpip", target("web1.b", port))
+            client.request_channel(b"direct-tcpip", target("web1.b", port))
+
+        def waiting() -> SocketClient:
+            client = self.log_in()
+            for _ in range(128):
+                act(client)
+            client.still_works()
+            return client
 
         outcome = refused(_SHORTAGE, "128 channels are being opened already")
         with self.stopped_agent():
-            self.pass_limit(act, outcome, count=1)
+            self.pass_limit(act, outcome, waiting, count=2)
         wait_until(lambda: len(self.proxy.tunnels()) == 1, 20, "the tunnel")
 
     def test_c10_requests_without_an_answer(self) -> None:
@@ -465,7 +475,7 @@ class StalledTests(LimitTestCase):
             time.sleep(0.05)
 
         at = partial(self.log_in, receive_buffer=4096)
-        self.pass_limit(act, outcome, at)
+        self.pass_limit(act, outcome, at, memory=_CHANNEL_MEMORY)
 
     def test_c13_data_while_a_key_exchange_stalls(self) -> None:
         """Waits at its source, too."""
@@ -479,7 +489,7 @@ class StalledTests(LimitTestCase):
             client.take(MSG_KEXINIT)
             time.sleep(0.05)
 
-        self.pass_limit(act, outcome)
+        self.pass_limit(act, outcome, memory=_CHANNEL_MEMORY)
 
     def test_c19_a_peer_that_is_sent_away_and_does_not_read(self) -> None:
         """Its socket is gone 2 s later all the same."""
