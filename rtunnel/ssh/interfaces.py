@@ -93,6 +93,10 @@ class PacketTransport(Protocol):
         """``clock.seconds()`` of the newest byte from the peer."""
 
     @property
+    def session_id(self) -> bytes:
+        """The first exchange hash (RFC 4253 section 7.2)."""
+
+    @property
     def identity(self) -> Identity | None:
         """Who logged in, at a server."""
 

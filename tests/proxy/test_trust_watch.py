@@ -1,0 +1,250 @@
+"""Rotations as proxies of one cluster follow them, through the registry."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
+from twisted.trial.unittest import TestCase
+
+from rtunnel.authority_files import load_authority, next_path
+from rtunnel.errors import RotationRefused
+from rtunnel.proxy.credentials import LiveCredentials
+from rtunnel.proxy.followers import Followers
+from rtunnel.proxy.rotation import Rotation
+from rtunnel.proxy.trust_watch import LOOK_INTERVAL, TRUST, TrustWatch
+from rtunnel.registry.memory import MemoryRegistry
+from rtunnel.state_directory import load_proxy_credentials, load_trust_anchors
+from rtunnel.trust.bundle import Phase
+from rtunnel.wire.keys import PrivateKey
+from tests.cli.running import rtunnel
+
+
+class Proxy:
+    """The part of a proxy that follows rotations."""
+
+    def __init__(self, state: Path, registry: Any, clock: Clock, now: float) -> None:
+        self.state = state
+        self.credentials = LiveCredentials(
+            lambda: load_proxy_credentials(state, "a", now)
+        )
+        self.watch = TrustWatch(registry, clock, state, self.credentials)
+        self.events: list[Any] = []
+        self.followers = Followers(
+            registry,
+            clock,
+            now=lambda: now,
+            name=state.name,
+            credentials=self.credentials,
+            bundle=self.watch.bundle,
+        )
+        self.rotation = Rotation(
+            directory=state,
+            proxy_id=self.credentials.proxy_id,
+            credentials=self.credentials,
+            bundles=self.watch,
+            followers=self.followers,
+            record=self.events.append,
+            now=lambda: now,
+        )
+        self.watch.subscribe(lambda role: self.followers.say_own())
+
+    async def start(self) -> None:
+        """Follow."""
+        await self.watch.start()
+        self.followers.start()
+
+    def stop(self) -> None:
+        """Follow no more."""
+        self.watch.stop()
+        self.followers.stop()
+
+
+class TrustWatchTests(TestCase):
+    """Two proxies, the first of which holds the authorities."""
+
+    async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it
+        """Make both state directories."""
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir(parents=True)
+        self.first_state = self.directory / "one"
+        self.second_state = self.directory / "two"
+        self.run_rtunnel(
+            *("init", "--state", self.first_state, "--cluster", "a", "--ttl", "1h"),
+            *("--public", "127.0.0.1:3023", "--set", 'name="one"'),
+        )
+        self.run_rtunnel(
+            *("proxy", "sign", "two", "--state", self.first_state),
+            *("--out", self.second_state, "--ttl", "1h"),
+        )
+        self.now = time.time()
+        self.clock = Clock()
+        self.registry = MemoryRegistry(self.clock)
+        await self.registry.start()
+        self.proxies: list[Proxy] = []
+        self.first = await self.proxy(self.first_state)
+        self.second = await self.proxy(self.second_state)
+
+    def run_rtunnel(self, *arguments: Any) -> None:
+        """Run a command that has to succeed."""
+        outcome = rtunnel(*arguments)
+        self.assertEqual((outcome.err, outcome.code), ("", 0))
+
+    async def proxy(self, state: Path) -> Proxy:
+        """One that follows until the test ends."""
+        proxy = Proxy(state, self.registry, self.clock, self.now)
+        self.proxies.append(proxy)
+        self.addCleanup(proxy.stop)
+        await proxy.start()
+        return proxy
+
+    async def move(self, *phases: Phase, back: bool = False) -> None:
+        """Rotate the user authority, which needs no certificate of a proxy."""
+        for phase in phases:
+            await self.first.rotation.move("user", phase, back=back, force=False)
+            self.clock.advance(LOOK_INTERVAL)
+
+    async def test_every_proxy_follows_each_phase(self) -> None:
+        """By its files, for the next start, and at once."""
+        for phase in (Phase.TRUSTED, Phase.SIGNS, Phase.RETIRED):
+            await self.move(phase)
+            for proxy in (self.first, self.second):
+                state = proxy.rotation.state("user")
+                self.assertEqual(state.phase, phase)
+                self.assertEqual(proxy.credentials.anchors.user, set(state.trusted))
+                stored = load_trust_anchors(proxy.state / "user_ca.pub")
+                self.assertEqual(stored, state.trusted)
+        signing = load_authority(self.first_state, "user_ca").public
+        self.assertEqual(self.first.rotation.state("user").signs, signing)
+        self.assertEqual(
+            [event.reason for event in self.first.events],
+            [
+                "from steady to trusted",
+                "from trusted to signs",
+                "from signs to retired",
+            ],
+        )
+
+    async def test_a_proxy_that_was_down_catches_up(self) -> None:
+        """With all that it missed, for the old key has signed it too; but nobody goes
+        on without it unless forced."""
+        self.second.stop()
+        await self.move(Phase.TRUSTED)
+        with self.assertRaisesRegex(RotationRefused, self.second.credentials.proxy_id):
+            await self.move(Phase.SIGNS)
+        for phase in (Phase.SIGNS, Phase.RETIRED):
+            await self.first.rotation.move("user", phase, back=False, force=True)
+        again = await self.proxy(self.second_state)
+        self.assertEqual(again.rotation.state("user").phase, Phase.RETIRED)
+        self.assertEqual(len(again.credentials.anchors.user), 1)
+        self.assertEqual(await self.first.rotation.laggards("user"), ())
+
+    async def test_a_proxy_without_a_common_key_says_what_to_do(self) -> None:
+        """It came back from a backup, two rotations ago."""
+        kept = self.directory / "kept"
+        shutil.copytree(self.second_state, kept)
+        self.second.stop()
+        for _ in range(2):
+            for phase in (Phase.TRUSTED, Phase.SIGNS, Phase.RETIRED):
+                await self.first.rotation.move("user", phase, back=False, force=True)
+        shutil.rmtree(self.second_state)
+        shutil.copytree(kept, self.second_state)
+        with capturedLogs() as logs:
+            lost = await self.proxy(self.second_state)
+            self.clock.advance(LOOK_INTERVAL * 3)
+        said = [each for each in logs if each["log_level"] is LogLevel.error]
+        self.assertEqual(len(said), 1, "once, not at each look")
+        self.assertIn("copy user_ca.pub", said[0]["reason"])
+        self.assertEqual(lost.rotation.state("user").phase, Phase.STEADY)
+
+    async def test_whoever_can_write_the_registry_cannot_make_itself_trusted(
+        self,
+    ) -> None:
+        """A bundle counts for its signatures, and nonsense for nothing."""
+        await self.move(Phase.TRUSTED)
+        bundle = self.first.watch.bundle("user")
+        assert bundle is not None
+
+        thief = PrivateKey.generate()
+        forged = attrs.evolve(
+            bundle,
+            generation=9,
+            trusted=(thief.public, *bundle.trusted),
+            other=thief.public,
+        ).signed([thief])
+        for value in (forged.to_json(), "nonsense", "{}"):
+            await self.registry.put(TRUST + "user", value)
+            self.clock.advance(LOOK_INTERVAL)
+            for proxy in (self.first, self.second):
+                self.assertNotIn(thief.public, proxy.credentials.anchors.user)
+                self.assertEqual(proxy.watch.bundle("user"), bundle)
+
+    async def test_a_lost_registry_is_filled_again(self) -> None:
+        """From what the proxies have in their files."""
+        await self.move(Phase.TRUSTED, Phase.SIGNS)
+        await self.registry.delete(TRUST + "user")
+        self.clock.advance(LOOK_INTERVAL)
+        entry = await self.registry.get(TRUST + "user")
+        assert entry is not None
+        self.assertIn('"signs"', entry.value)
+
+    async def test_two_that_rotate_at_once_do_not_overwrite_each_other(self) -> None:
+        """The second is refused; it may look and try again."""
+        state = self.first.rotation.state("user")
+        bundle = self.first.rotation._next_bundle(state, Phase.TRUSTED)
+        await self.move(Phase.TRUSTED)
+        with self.assertRaisesRegex(RotationRefused, "elsewhere"):
+            await self.first.watch.publish(bundle)
+
+    async def test_one_cannot_rotate_where_the_key_is_not(self) -> None:
+        """The second proxy has only public halves."""
+        with self.assertRaisesRegex(RotationRefused, "rtunnel init"):
+            await self.second.rotation.move("user", None, back=False, force=False)
+        self.assertEqual(self.second.rotation.state("user").phase, Phase.STEADY)
+
+    async def test_a_key_of_another_role_is_not_adopted(self) -> None:
+        """Though the bundle is signed as it should be."""
+
+        await self.move(Phase.TRUSTED)
+        bundle = self.first.watch.bundle("user")
+        assert bundle is not None
+        agent_ca = load_authority(self.first_state, "agent_ca").public
+        shared = attrs.evolve(
+            bundle, generation=2, trusted=(bundle.signs, agent_ca), other=agent_ca
+        ).signed([load_authority(self.first_state, "user_ca")])
+        await self.registry.put(TRUST + "user", shared.to_json())
+        self.clock.advance(LOOK_INTERVAL)
+        self.assertEqual(self.second.watch.bundle("user"), bundle)
+        stored = load_trust_anchors(self.second_state / "user_ca.pub")
+        self.assertEqual(stored, bundle.trusted)
+
+    async def test_asking_twice_for_a_phase_is_one_step(self) -> None:
+        """So that a script can be run again."""
+        await self.move(Phase.TRUSTED, Phase.TRUSTED)
+        self.assertEqual(self.first.rotation.state("user").generation, 1)
+        self.assertEqual(len(self.first.events), 1)
+
+    async def test_rolled_back_to_the_beginning_no_key_is_left(self) -> None:
+        """The new one was never used."""
+        await self.move(Phase.TRUSTED)
+        self.assertTrue(next_path(self.first_state / "user_ca").exists())
+        await self.move(Phase.STEADY, back=True)
+        self.assertFalse(next_path(self.first_state / "user_ca").exists())
+        self.assertEqual(len(self.second.credentials.anchors.user), 1)
+
+    async def test_status_says_who_lags_and_what_with(self) -> None:
+        """For ``rtunnel ca status --json``."""
+        self.second.stop()
+        await self.move(Phase.TRUSTED)
+        status = await self.first.rotation.status()
+        user = status["authorities"]["user"]
+        self.assertEqual((user["phase"], user["generation"]), ("trusted", 1))
+        [laggard] = user["not_followed"]
+        self.assertEqual(laggard["kind"], "proxy")
+        self.assertEqual(laggard["name"], "two")
+        self.assertEqual(status["authorities"]["host"]["not_followed"], [])
