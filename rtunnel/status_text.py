@@ -60,9 +60,13 @@ def status_text(status: Mapping[str, Any]) -> str:
         if not cluster["tunnels"]
     ]
     if not rows:
-        return f"{proxies}\n{clusters_text(status)}{_audit_text(status)}"
+        return f"{proxies}\n{clusters_text(status)}{_problems(status)}"
     tunnels = table(("CLUSTER", "PROXY", "AGENT", "SINCE", "RTT", "CHANNELS"), rows)
-    return f"{proxies}\n{tunnels}{_audit_text(status)}"
+    return f"{proxies}\n{tunnels}{_problems(status)}"
+
+
+def _problems(status: Mapping[str, Any]) -> str:
+    return _audit_text(status) + _revocation_text(status)
 
 
 def _audit_text(status: Mapping[str, Any]) -> str:
@@ -74,6 +78,16 @@ def _audit_text(status: Mapping[str, Any]) -> str:
     if audit["lost"]:
         said += f"\naudit: {audit['lost']} events were lost since the proxy started\n"
     return said
+
+
+def _revocation_text(status: Mapping[str, Any]) -> str:
+    """Why the proxy that was asked may not know of everything that is revoked."""
+    revocation = status.get("revocation") or {"problem": None}
+    if revocation["problem"] is None:
+        return ""
+    return (
+        f"\nrevocation: what was known last stays in force: {revocation['problem']}\n"
+    )
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -91,3 +91,13 @@ class StatusDocumentTests(SynchronousTestCase):
         text = status_text(self.document() | {"audit": audit})
         self.assertIn("cannot be written: No space left on device", text)
         self.assertIn("3 events were lost", text)
+
+    def test_the_text_says_what_keeps_us_from_knowing_of_revocations(self) -> None:
+        """And nothing while all is well."""
+        revocation: dict[str, object] = {"records": 2, "problem": None}
+        document = self.document() | {"revocation": revocation}
+        self.assertNotIn("revocation", status_text(document))
+        revocation["problem"] = "revoked.krl: Permission denied"
+        self.assertIn(
+            "stays in force: revoked.krl: Permission denied", status_text(document)
+        )
