@@ -23,7 +23,12 @@ WAITING = [
 ]
 
 #: These take long, and the same in every Python: they run once, beside interop.
-LONG = {Path("tests/cli/demo"), Path("tests/tap"), Path("tests/test_fuzz.py")}
+LONG = {
+    Path("tests/cli/demo"),
+    Path("tests/ssh/test_rekeying.py"),
+    Path("tests/tap"),
+    Path("tests/test_fuzz.py"),
+}
 
 #: These watch for as long as ``RTUNNEL_SOAK`` says.
 SOAKING = [
