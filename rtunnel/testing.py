@@ -269,6 +269,7 @@ class MemoryTransport:
         self.clock = clock
         self.capacity = capacity
         self.identity = identity
+        self.session_id = bytes(32)
         self.login_proof: LoginProof | None = None
         self.is_writable = True
         self.last_received = clock.seconds()
