@@ -209,6 +209,18 @@ class AgentTests(AuthenticationTestCase):
         """Two would let it choose."""
         self.assert_refused("one principal", certify("agent CA", INSTANCE, ("b", "c")))
 
+    def test_source_addresses_are_held(self) -> None:
+        """A stolen key is of no use elsewhere."""
+        certificate = certify(
+            "agent CA",
+            INSTANCE,
+            ("b",),
+            critical_options=(("source-address", text("192.0.2.0/24")),),
+            extensions=(),
+        )
+        self.assertEqual(self.identify(certificate, "192.0.2.9").source, "192.0.2.9")
+        self.assert_refused("may not be used from", certificate, "192.0.3.1")
+
     def test_cluster_and_instance_have_to_be_well_formed(self) -> None:
         """Whatever the CA wrote."""
         for name in ("B", "*", "b.c", "-b"):
