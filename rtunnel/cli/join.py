@@ -55,9 +55,10 @@ _T = TypeVar("_T")
 def join(line: str, state: Path, settings: tuple[str, ...], force: bool) -> None:
     """Join with the line that a token is in.
 
-    LINE is what `rtunnel token add` has printed, in quotes. Makes a key here, which never leaves, and fills the state directory: key,
-    certificate, the authorities' public keys, and agent.toml, or proxy.toml where the
-    line is for a proxy. When it fails nothing has been written.
+    LINE is what `rtunnel token add` has printed, in quotes. Makes a key here, which
+    never leaves, and fills the state directory: key, certificate, the authorities'
+    public keys, and agent.toml, or proxy.toml where the line is for a proxy. When it
+    fails nothing has been written.
     """
     parsed = JoinLine.parse(line)
     newcomer = (_Agent if parsed.kind == "agent" else _Proxy)(parsed, settings)
