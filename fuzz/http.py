@@ -179,6 +179,7 @@ def _requests() -> list[bytes]:
         b"POST /act HTTP/1.1\r\nContent-Length: %d\r\n\r\n\xfe\xfe" % (2 * MAX_BODY),
         b"POST /act HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\n"
         b"Content-Length: 9\r\n\r\n--x\r\n\r\n--",
+        b"POST /act HTTP/1.1\r\nContent-Length: 1\r\nContent-Type: a\x0c/b\r\n\r\nx",
         b'POST /tell HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"a":[1]}',
         b"GET / HTTP/1.1\r\nExpect: 100-continue\r\nCookie: a=b; c\r\n\r\n",
     )
@@ -214,6 +215,7 @@ HARNESSES = (
             b"proxy.lan:3128\n*.example:3023 [2001:db8::]/32",
             b"http://us%40er@[fd00::1]:1\n*",
             b"socks5://u:geheim@p:1\nlocalhost",
+            b"http://us\xffer:geheim@p:1\n",
         ],
         (ConnectionFailed,),
         (b"http://", b"%", b"@", b":", b"[", b"]", b"\n", b"*.", b"geheim", b"\xff"),

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from fuzz.harness import Harness
 from fuzz.keys import USER
-from fuzz.rogue import Moods, Rogue, asked, encode_script, opened
+from fuzz.rogue import UNCHANGED, Moods, Rogue, asked, encode_script, opened
 from fuzz.script import Script
 from rtunnel.audit.events import (
     ConnectionClosed,
@@ -330,6 +330,15 @@ def _client_scripts() -> list[bytes]:
         encode_script(*opened(1), *data, (Rogue.decide, b"\0\0\3"), (Rogue.pump, b"")),
         encode_script(*opened(2), (Rogue.wait, b"\xff"), (Rogue.decide, b"\0\0\4")),
         encode_script(*opened(0), *[(Rogue.wait, b"\xff")] * 2, *asked(0)),
+        # Asks, and has closed the channel before the answer.
+        encode_script(
+            *opened(0),
+            (Rogue.ask, b"\0\0" + UNCHANGED + b"\1"),
+            (Rogue.end, b"\0\1"),
+            *[(Rogue.pump, b""), (Rogue.wait, b"\1")] * 2,
+        ),
+        # The data of a channel open, without its first length.
+        encode_script((Rogue.open, b"\1\1\0\0\4"), (Rogue.pump, b"")),
         encode_script(*opened(3), (Rogue.ask_globally, b"\1x"), (Rogue.pump, b"")),
         encode_script(*opened(1), (Rogue.forge, b"\6\1\1\x08" + uint32(4) + b"data")),
     ]
