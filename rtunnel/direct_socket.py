@@ -24,8 +24,8 @@ from twisted.internet import main, tcp
 
 from rtunnel.wire.packet_cipher import Buffer
 
-#: Bytes left of a write below which they are copied, and the rest is free again.
-_WORTH_KEEPING = 32 * 1024
+#: How many times the memory is kept that is needed; of less than that, a copy.
+_WORTH_KEEPING = 4
 
 #: Pieces for one system call; Linux takes 1024.
 _PIECES_AT_ONCE = 64
@@ -106,7 +106,8 @@ class DirectSocket:
         :param give_back: called with ``memory`` when all has been sent or never will.
         """
         sent = self._send(data)
-        if len(data) - sent > _WORTH_KEEPING and not self._twisted_has_some():
+        left = len(data) - sent
+        if left * _WORTH_KEEPING > len(memory) and not self._twisted_has_some():
             self._keep(_Piece(data[sent:], memory, give_back))
             return
         if sent < len(data):

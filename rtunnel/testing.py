@@ -299,8 +299,11 @@ class MemoryTransport:
                 self.service.pause_writing()
 
     def send_data(self, channel: int, data: Buffer, limit: int) -> None:
-        """Put one CHANNEL_DATA on its way."""
-        self.sendPacket(MSG_CHANNEL_DATA, uint32(channel) + uint32(len(data)), data)
+        """Put CHANNEL_DATA on its way, in as many messages as it takes."""
+        for start in range(0, len(data), limit):
+            piece = data[start : start + limit]
+            header = uint32(channel) + uint32(len(piece))
+            self.sendPacket(MSG_CHANNEL_DATA, header, piece)
 
     def disconnect(self, reason_code: int, description: str) -> None:
         """Say goodbye; the service is stopped when the messages have moved."""

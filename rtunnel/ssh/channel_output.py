@@ -122,8 +122,9 @@ class ChannelOutput:
         owner, window = self._owner, self.window
         left = size = len(data)
         while left and owner.is_writable:
-            limit = min(self._max_packet, owner.packet_size)
-            count = min(left, limit, window.remaining)
+            most = owner.packet_size
+            limit = min(self._max_packet, most)
+            count = min(left, most, window.remaining)
             if not count:
                 break
             start = size - left

@@ -121,10 +121,10 @@ class PacketOutput:
             self._hold(number, payload, bytes(data))
             return
         run = self._run
-        if run.is_begun and not (
-            self._sealer.seals_in_place and run.has_room(len(payload) + len(data))
-        ):
-            self.flush()
+        if run.is_begun:
+            whole = len(payload) + len(data)
+            if not (self._sealer.seals_in_place and run.has_room(whole, whole)):
+                self.flush()
         if run.is_begun:
             size = run.add(number, payload, data)
         else:
@@ -134,11 +134,13 @@ class PacketOutput:
             self._collected()
 
     def send_data(self, channel: int, data: Buffer, limit: int) -> None:
-        """Send CHANNEL_DATA, or queue it while a key exchange runs.
+        """Send data of a channel, or queue it while a key exchange runs.
 
         :param channel: the peer's number of it.
-        :param data: its memory is the caller's again when this returns.
-        :param limit: bytes of data in one packet, of which this may become a part.
+        :param data: ``MAX_DATA`` bytes at most. Its memory is the caller's again
+            when this returns.
+        :param limit: bytes in one packet. More are sent in several, fewer may become a
+            part of the packet before.
         """
         if (
             self._direct is None
@@ -147,11 +149,13 @@ class PacketOutput:
             or not self._sealer.seals_in_place
             or not (len(data) >= BULK or self._run.is_begun)
         ):
-            header = _DATA_HEADER.pack(channel, len(data))
-            self.send(MSG_CHANNEL_DATA, header, data)
+            for start in range(0, len(data), limit):
+                piece = data[start : start + limit]
+                header = _DATA_HEADER.pack(channel, len(piece))
+                self.send(MSG_CHANNEL_DATA, header, piece)
             return
         run = self._run
-        if not run.has_room(len(data)):
+        if not run.has_room(len(data), limit, self._size):
             self.flush()
         elif self._pieces:
             run.add_sealed(b"".join(self._pieces))

@@ -14,8 +14,12 @@ from rtunnel.wire.numbers import MSG_CHANNEL_DATA
 from rtunnel.wire.packet_cipher import Buffer
 from rtunnel.wire.packet_stream import PacketSealer
 
-#: Bytes of a run. A write of as much as a socket is read at a time.
-RUN_SIZE = 512 * 1024
+#: Bytes of channel data that are given to a run at a time: the largest packet's.
+MAX_DATA = 256 * 1024
+
+#: Bytes of a run: those, and small packets beside them. More at a time saves nothing,
+#: and what a peer does not read is kept in as much memory.
+RUN_SIZE = MAX_DATA + 32 * 1024
 
 #: Bytes at most by which a packet is longer than its data: length, padding length,
 #: message number, channel, data length, padding, tag.
@@ -26,7 +30,7 @@ _DATA_HEADER = struct.Struct(">BBII")
 _DATA_START = _DATA_HEADER.size
 
 _runs = BufferPool(RUN_SIZE)
-_bodies = BufferPool(256 * 1024 + OVERHEAD)
+_bodies = BufferPool(MAX_DATA + OVERHEAD)
 
 
 class PacketRun:
@@ -52,12 +56,15 @@ class PacketRun:
         """Whether there is anything to be sent."""
         return self._memory is not None
 
-    def has_room(self, size: int) -> bool:
-        """Whether a packet with ``size`` bytes of data fits, if there are others."""
+    def has_room(self, size: int, limit: int, sealed: int = 0) -> bool:
+        """Whether ``size`` bytes fit.
+
+        :param limit: bytes of them in one packet.
+        :param sealed: bytes of sealed packets that would go before them.
+        """
         growing = 0 if self._body is None else self._end + OVERHEAD
-        return not self._size + growing or (
-            self._size + growing + size + OVERHEAD <= RUN_SIZE
-        )
+        wanted = size + (size // limit + 1) * OVERHEAD
+        return self._size + growing + sealed + wanted <= RUN_SIZE
 
     def add_sealed(self, data: bytes) -> None:
         """Append packets that the sealer has made already; the run's first."""
@@ -79,13 +86,15 @@ class PacketRun:
         body[1] = number
         body[2:data_start] = payload
         body[data_start:end] = data
-        return self._seal(body, end)
+        size = self._seal(body, end)
+        _bodies.give_back(body)
+        return size
 
     def add_data(self, channel: int, data: Buffer, limit: int) -> None:
-        """Append CHANNEL_DATA, as part of the packet before if that is possible.
+        """Append data, as part of the packet before if that is possible.
 
         :param channel: the peer's number of it.
-        :param limit: bytes of data in one packet; no more are given at once.
+        :param limit: bytes of data in one packet.
         """
         body = self._body
         if body is not None:
@@ -97,10 +106,20 @@ class PacketRun:
                 return
             self._seal_growing()
         self._begin(len(data))
-        body = self._body = _bodies.take(limit + OVERHEAD)
-        self._end = _DATA_START + len(data)
+        body = _bodies.take(limit + OVERHEAD)
         self._channel = channel
+        size = len(data)
+        if size > limit:
+            # The last packet, full or not, may grow.
+            last = (size - 1) // limit * limit
+            for start in range(0, last, limit):
+                self._end = _DATA_START + limit
+                body[_DATA_START : self._end] = data[start : start + limit]
+                self._seal_data(body)
+            data = data[last:]
+        self._end = _DATA_START + len(data)
         body[_DATA_START : self._end] = data
+        self._body = body
 
     def take(self) -> tuple[memoryview, memoryview]:
         """The packets, and the memory that they are in.
@@ -134,15 +153,18 @@ class PacketRun:
     def _seal_growing(self) -> None:
         body, self._body = self._body, None
         if body is not None:
-            size = self._end - _DATA_START
-            _DATA_HEADER.pack_into(body, 0, 0, MSG_CHANNEL_DATA, self._channel, size)
-            self._seal(body, self._end)
+            self._seal_data(body)
+            _bodies.give_back(body)
+
+    def _seal_data(self, body: memoryview) -> None:
+        size = self._end - _DATA_START
+        _DATA_HEADER.pack_into(body, 0, 0, MSG_CHANNEL_DATA, self._channel, size)
+        self._seal(body, self._end)
 
     def _seal(self, body: memoryview, end: int) -> int:
         memory = self._begin(end)
         size = self._sealer.seal_in_place(body, end, memory[self._size :])
         self._size += size
-        _bodies.give_back(body)
         return size
 
 

@@ -80,12 +80,14 @@ class PacketOutputTests(SynchronousTestCase):
         self.assertIn(b"there", transport.value())
 
     def test_data_without_a_direct_way_goes_as_any_message(self) -> None:
-        """Over TLS, say; in a packet of its own."""
+        """Over TLS, say; in packets of its own."""
         with BATCH:
             for _ in range(2):
-                self.output.send_data(7, b"x" * 3000, 2**18)
-        packet = (94, struct.pack(">II", 7, 3000) + b"x" * 3000)
-        self.assertEqual(self.sent(), [packet, packet])
+                self.output.send_data(7, b"x" * 3000, 2000)
+        packets = [
+            (94, struct.pack(">II", 7, size) + b"x" * size) for size in (2000, 1000)
+        ]
+        self.assertEqual(self.sent(), packets * 2)
 
     def test_closing_sends_what_was_collected_and_nothing_after(self) -> None:
         """The producer is taken off first, or TCP would not close."""

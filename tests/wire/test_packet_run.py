@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.wire.aes_gcm import AesGcm
-from rtunnel.wire.packet_run import RUN_SIZE, PacketRun, give_back
+from rtunnel.wire.packet_run import MAX_DATA, RUN_SIZE, PacketRun, give_back
 from rtunnel.wire.packet_stream import PacketOpener, PacketSealer
 
 KIB = 1024
@@ -73,6 +73,13 @@ class PacketRunTests(SynchronousTestCase):
             ],
         )
 
+    def test_data_over_the_limit_goes_in_several_packets(self) -> None:
+        """The last of them may still grow."""
+        self.run_.add_data(1, bytes(2 * LIMIT + 10), LIMIT)
+        self.run_.add_data(1, bytes(20), LIMIT)
+        sizes = [len(payload) - 8 for _, payload in self.taken()]
+        self.assertEqual(sizes, [LIMIT, LIMIT, 30])
+
     def test_the_data_is_the_callers_again(self) -> None:
         """It may be overwritten at once."""
         data = bytearray(b"z" * 4000)
@@ -81,13 +88,14 @@ class PacketRunTests(SynchronousTestCase):
         self.assertEqual(self.taken(), [data_message(1, b"z" * 4000)])
 
     def test_a_run_has_room_for_so_much(self) -> None:
-        """An empty one for any packet."""
-        self.assertTrue(self.run_.has_room(2 * RUN_SIZE))
+        """An empty one for any packet, with small ones before it."""
+        self.assertTrue(self.run_.has_room(MAX_DATA, LIMIT, sealed=8 * KIB))
+        self.assertFalse(self.run_.has_room(MAX_DATA, LIMIT, sealed=32 * KIB))
         count = 0
-        while self.run_.has_room(LIMIT):
+        while self.run_.has_room(LIMIT, LIMIT):
             self.run_.add_data(count, bytes(LIMIT), LIMIT)
             count += 1
-        self.assertEqual(count, RUN_SIZE // LIMIT - 1)
+        self.assertEqual(count, RUN_SIZE // LIMIT)
         self.assertEqual(len(self.taken()), count)
 
     def test_what_is_dropped_is_not_sent(self) -> None:
@@ -102,8 +110,8 @@ class PacketRunTests(SynchronousTestCase):
         st.lists(
             st.tuples(
                 st.integers(1, 2),
-                st.sampled_from([1, 2048, 9000, 32 * KIB, 64 * KIB]),
-                st.sampled_from([32 * KIB, 64 * KIB, 256 * KIB]),
+                st.sampled_from([1, 2048, 9000, 32 * KIB, 64 * KIB, 256 * KIB]),
+                st.sampled_from([KIB, 32 * KIB, 64 * KIB, 256 * KIB]),
             ),
             min_size=1,
             max_size=20,
@@ -117,9 +125,9 @@ class PacketRunTests(SynchronousTestCase):
         expected: list[tuple[int, int]] = []
         received: list[tuple[int, bytes]] = []
         for index, (channel, size, limit) in enumerate(writes):
-            if not self.run_.has_room(min(size, limit)):
+            if not self.run_.has_room(size, limit):
                 received += self.taken()
-            data = bytes([index]) * min(size, limit)
+            data = bytes([index]) * size
             self.run_.add_data(channel, data, limit)
             expected += [(channel, byte) for byte in data]
         received += self.taken()
