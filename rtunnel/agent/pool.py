@@ -24,6 +24,7 @@ from typing import Final
 import attrs
 
 from rtunnel.agent.route import Route
+from rtunnel.agent.succession import Succession
 from rtunnel.discovery.backoff import BASE, CAP
 from rtunnel.discovery.messages import DiscoveryRequest
 from rtunnel.discovery.tracker import ClaimAnswer, KnownProxy, Phase, Tracker
@@ -38,8 +39,6 @@ STALL: Final = 2.0
 ALONE_CAP: Final = 5.0
 #: Seconds in service after which failures of an address are forgotten.
 SETTLED: Final = 10.0
-#: Dials in vain that are to replace a tunnel, before it is kept as it is.
-MAX_REPLACEMENTS: Final = 5
 #: Seconds of landing on claimed proxies before a pinned balancer is spoken of. A proxy
 #: that has died is usually forgotten within them.
 NOTICE_AFTER: Final = 20.0
@@ -138,12 +137,7 @@ class Pool:
         #: (proxy id, advertised address) → memory
         self._direct: dict[tuple[str, str], Route] = {}
         self._attempts: dict[int, _Attempt] = {}
-        #: proxy id → number of the dial that has the claim
-        self._owners: dict[str, int] = {}
-        #: proxy id → number of the dial that is to take over from it
-        self._successors: dict[str, int] = {}
-        #: proxy id → dials that were to take over and did not
-        self._failures: dict[str, int] = {}
+        self._succession = Succession(self.tracker)
         self._count = 0
         #: Proxies that the balancers were already tried for.
         self._sought: frozenset[str] = frozenset()
@@ -162,8 +156,7 @@ class Pool:
         answer = self.tracker.claim(proxy_id, now)
         if answer is ClaimAnswer.GRANTED:
             attempt.proxy_id = proxy_id
-            table = self._successors if proxy_id in self._owners else self._owners
-            table[proxy_id] = dial.number
+            self._succession.granted(proxy_id, dial.number)
             attempt.route.reached(now)
             self._noticed.pop(dial.address, None)
         else:
@@ -177,27 +170,18 @@ class Pool:
         """
         attempt = self._attempts[dial.number]
         attempt.serving_since = now
-        proxy_id = self._claimed_by(attempt)
-        self.tracker.serve(proxy_id)
-        if self._successors.get(proxy_id) != dial.number:
-            return None
-        del self._successors[proxy_id]
-        self._failures.pop(proxy_id, None)
-        replaced = self._owners[proxy_id]
-        self._owners[proxy_id] = dial.number
-        return replaced
+        return self._succession.in_service(self._claimed_by(attempt), dial.number)
 
     def make_anew(self, proxy_id: str) -> None:
         """The tunnel to a proxy is to be replaced; it serves until it is."""
-        self._failures.pop(proxy_id, None)
-        self.tracker.make_anew(proxy_id)
+        self._succession.make_anew(proxy_id)
 
     def replaced_by(self, dial: Dial) -> int | None:
         """The number of the dial whose tunnel this one is to replace."""
         proxy_id = self._attempts[dial.number].proxy_id
-        if proxy_id is None or self._successors.get(proxy_id) != dial.number:
+        if proxy_id is None:
             return None
-        return self._owners[proxy_id]
+        return self._succession.replaced_by(proxy_id, dial.number)
 
     def learn(self, dial: Dial, request: DiscoveryRequest, now: float) -> None:
         """A discovery request has come through a tunnel."""
@@ -208,7 +192,7 @@ class Pool:
     def drained(self, dial: Dial, *, by_proxy: bool) -> None:
         """A tunnel takes nothing new from now on; it is to be replaced first."""
         proxy_id = self._claimed_by(self._attempts[dial.number])
-        if self._owners.get(proxy_id) == dial.number:
+        if self._succession.owns(proxy_id, dial.number):
             self.tracker.drain(proxy_id, by_proxy=by_proxy)
 
     def ended(self, dial: Dial, now: float, *, by_us: bool = False) -> bool:
@@ -222,14 +206,9 @@ class Pool:
         route = attempt.route
         phase = None
         if attempt.proxy_id is not None:
-            if dial.number not in (
-                self._owners.get(attempt.proxy_id),
-                self._successors.get(attempt.proxy_id),
-            ):
-                # Another one had taken its place.
-                return False
             phase = self.tracker.phase(attempt.proxy_id)
-            self._let_go_of(attempt.proxy_id, dial.number, now)
+            if not self._succession.ended(attempt.proxy_id, dial.number, now):
+                return False
         if by_us or phase is Phase.DRAINING or attempt.refused is ClaimAnswer.ENOUGH:
             return False
         if attempt.landed_on is not None:
@@ -242,24 +221,6 @@ class Pool:
             return False
         route.failed(now)
         return True
-
-    def _let_go_of(self, proxy_id: str, number: int, now: float) -> None:
-        """The dial that has a claim, or was to take it over, has ended."""
-        if self._successors.get(proxy_id) == number:
-            del self._successors[proxy_id]
-            self.tracker.replacement_failed(proxy_id)
-            failures = self._failures.get(proxy_id, 0) + 1
-            self._failures[proxy_id] = failures
-            if failures >= MAX_REPLACEMENTS:
-                self.tracker.keep(proxy_id)
-            return
-        successor = self._successors.pop(proxy_id, None)
-        if successor is None:
-            del self._owners[proxy_id]
-            self.tracker.release(proxy_id, now)
-        else:
-            self._owners[proxy_id] = successor
-            self.tracker.succeed(proxy_id)
 
     # What follows from it.
 

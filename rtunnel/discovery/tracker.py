@@ -170,6 +170,8 @@ class Tracker:
         if proxy_id in self._claims:
             if proxy_id not in self._stale - self._replacing:
                 return ClaimAnswer.TAKEN
+            if self.tunnels is not None and self._up_to_date() >= self.tunnels:
+                return ClaimAnswer.ENOUGH
             self._replacing.add(proxy_id)
             return ClaimAnswer.GRANTED
         held = self.held()
