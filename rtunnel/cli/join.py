@@ -40,7 +40,7 @@ from rtunnel.state_directory import (
     HOST_KEY,
     PROXY_CONFIG,
 )
-from rtunnel.trust.join_token import JoinLine
+from rtunnel.trust.join_token import MAX_LINE, JoinLine
 from rtunnel.wire.certificate import Certificate, CertificateKind
 from rtunnel.wire.keys import PrivateKey, PublicKey
 
@@ -55,13 +55,20 @@ _T = TypeVar("_T")
 def join(line: str, state: Path, settings: tuple[str, ...], force: bool) -> None:
     """Join with the line that a token is in.
 
-    LINE is what `rtunnel token add` has printed, in quotes. Makes a key here, which
-    never leaves, and fills the state directory: key, certificate, the authorities'
-    public keys, and agent.toml, or proxy.toml where the line is for a proxy. When it
-    fails nothing has been written.
+    LINE is what `rtunnel token add` has printed, in quotes, or - to read it from
+    standard input, where no other user can see it. Makes a key here, which never
+    leaves, and fills the state directory: key, certificate, the authorities' public
+    keys, and agent.toml, or proxy.toml where the line is for a proxy. When it fails
+    nothing has been written.
     """
+    if line == "-":
+        line = click.get_text_stream("stdin").readline(MAX_LINE + 2)
     parsed = JoinLine.parse(line)
-    newcomer = (_Agent if parsed.kind == "agent" else _Proxy)(parsed, settings)
+    newcomer: _Agent | _Proxy
+    if parsed.kind == "agent":
+        newcomer = _Agent(parsed, settings)
+    else:
+        newcomer = _Proxy(parsed, settings)
     newcomer.check(state)
     check_fillable(state, newcomer.names, force=force)
     tls_authorities = load_authorities(newcomer.tls_authorities(state))

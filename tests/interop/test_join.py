@@ -221,6 +221,18 @@ class JoinTests(DeploymentTestCase):
             (self.directory / "state" / "agent_key").read_bytes(), before
         )
 
+    def test_the_line_may_come_from_standard_input(self) -> None:
+        """Where no list of processes shows it."""
+        done = subprocess.run(
+            [*map(str, rtunnel("join", "-", "--state", self.directory / "state"))],
+            input=self.add("b") + "\n",
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+
     def test_a_withdrawn_token_is_none(self) -> None:
         """Nobody is told that it ever was one."""
         line = self.add("b", "--label", "shop 7")
