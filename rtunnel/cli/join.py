@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import tomllib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -62,7 +63,7 @@ def join(line: str, state: Path, settings: tuple[str, ...], force: bool) -> None
     nothing has been written.
     """
     if line == "-":
-        line = click.get_text_stream("stdin").readline(MAX_LINE + 2)
+        line = sys.stdin.readline(MAX_LINE + 2)
     parsed = JoinLine.parse(line)
     newcomer: _Agent | _Proxy
     if parsed.kind == "agent":
