@@ -45,6 +45,8 @@ class AdminSocket(UnixStreamServer):
 
     def __init__(self, path: Path, document: object) -> None:
         self.document = document
+        #: What a POST is answered with.
+        self.answer: object = {}
         self.asked: list[str] = []
         super().__init__(str(path), _Answer)
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
@@ -68,7 +70,7 @@ class _Answer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """The drain."""
         self.server.asked.append(f"POST {self.path}")
-        self._send({})
+        self._send(self.server.answer)
 
     def _send(self, document: object) -> None:
         body = json.dumps(document).encode()
