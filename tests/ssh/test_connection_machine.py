@@ -29,6 +29,7 @@ LIMITS = ChannelLimits(
     window=16384,
     initial_window=4096,
     window_budget=32768,
+    least_window=2048,
     max_packet=2048,
     queue=2048,
     channels=8,
@@ -242,7 +243,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         for connection in self.connections:
             assert connection.open_channels <= LIMITS.channels
             assert connection._budget.granted <= (
-                LIMITS.window_budget + LIMITS.channels * LIMITS.max_packet
+                LIMITS.window_budget + LIMITS.channels * LIMITS.least_window
             )
 
     @invariant()
