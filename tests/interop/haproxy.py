@@ -20,6 +20,7 @@ defaults
     retries 2
     option redispatch 1
     timeout connect 2s
+    timeout check 2s
     timeout client 1h
     timeout server 1h
 frontend lb
