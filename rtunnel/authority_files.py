@@ -54,6 +54,23 @@ def load_authority(directory: Path, name: str) -> PrivateKey:
     return key
 
 
+def signs_here(directory: Path, name: str) -> bool:
+    """Whether an authority's private key is here, and not one that signs no longer.
+
+    A file that cannot be used counts: whoever signs says what is wrong with it.
+
+    :param name: ``HOST_CA``, ``AGENT_CA`` or ``USER_CA``.
+    """
+    path = directory / name
+    if not path.exists():
+        return False
+    try:
+        bundle = load_bundle(directory, ROLE_OF[name])
+        return bundle is None or bundle.signs == load_private_key(path).public
+    except KeyFileError:
+        return True
+
+
 def next_path(path: Path) -> Path:
     """Where the key is that will sign."""
     return path.with_name(path.name + ".next")

@@ -59,6 +59,7 @@ def status_text(status: Mapping[str, Any]) -> str:
         for cluster in status["clusters"]
         if not cluster["tunnels"]
     ]
+    proxies += _certificate_text(status)
     if not rows:
         return f"{proxies}\n{clusters_text(status)}{_problems(status)}"
     tunnels = table(("CLUSTER", "PROXY", "AGENT", "SINCE", "RTT", "CHANNELS"), rows)
@@ -67,6 +68,12 @@ def status_text(status: Mapping[str, Any]) -> str:
 
 def _problems(status: Mapping[str, Any]) -> str:
     return _audit_text(status) + _revocation_text(status)
+
+
+def _certificate_text(status: Mapping[str, Any]) -> str:
+    """When the certificate of the proxy that was asked ends, if it says so."""
+    end = status["proxy"].get("certificate", {}).get("valid_before")
+    return f"\nthis proxy's certificate ends {end}\n" if end else ""
 
 
 def _audit_text(status: Mapping[str, Any]) -> str:

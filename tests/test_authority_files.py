@@ -16,6 +16,7 @@ from rtunnel.authority_files import (
     make_next,
     next_path,
     previous_path,
+    signs_here,
 )
 from rtunnel.errors import KeyFileError
 from rtunnel.state_directory import (
@@ -82,6 +83,17 @@ class LoadAuthorityTests(AuthorityTestCase):
         write_private(self.path, self.old.to_openssh(), force=True)
         error = self.assertRaises(KeyFileError, load_authority, self.directory, HOST_CA)
         self.assertIn("another key signs", str(error))
+        self.assertFalse(signs_here(self.directory, HOST_CA))
+
+    def test_a_key_that_is_here_signs_here(self) -> None:
+        """In every phase of a rotation; and a broken one is for the signer to say."""
+        self.assertTrue(signs_here(self.directory, HOST_CA))
+        for phase in (Phase.TRUSTED, Phase.SIGNS, Phase.RETIRED):
+            self.go(phase)
+            self.assertTrue(signs_here(self.directory, HOST_CA))
+        self.assertFalse(signs_here(self.directory, USER_CA))
+        self.path.write_text("nonsense")
+        self.assertTrue(signs_here(self.directory, HOST_CA))
 
 
 class ArrangeTests(AuthorityTestCase):

@@ -22,7 +22,7 @@ import attrs
 from twisted.logger import Logger
 
 from rtunnel.audit.events import Event
-from rtunnel.authority_files import load_authority
+from rtunnel.authority_files import load_authority, signs_here
 from rtunnel.errors import (
     OPEN_ADMINISTRATIVELY_PROHIBITED,
     OPEN_RESOURCE_SHORTAGE,
@@ -302,8 +302,8 @@ class Signer:
 
 
 def can_sign(directory: Path, role: Role) -> bool:
-    """Whether an authority's private key lies in a state directory."""
-    return (directory / AUTHORITIES[role]).exists()
+    """Whether the private key by which an authority signs lies in a state directory."""
+    return signs_here(directory, AUTHORITIES[role])
 
 
 def signing_roles(directory: Path) -> tuple[Role, ...]:

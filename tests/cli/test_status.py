@@ -128,6 +128,14 @@ class StatusTests(AdminTestCase):
         self.assertRegex(out, r"proxy-1 \(this\) +active")
         self.assertRegex(out, r"\nb +proxy-1 +0123.* 1\.0 ms +3\n")
 
+    def test_shows_when_the_proxys_own_certificate_ends(self) -> None:
+        """Of the proxy that was asked."""
+        certificate = {"valid_before": "2027-01-02T03:04:05.000Z"}
+        proxy = STATUS["proxy"] | {"certificate": certificate}  # type: ignore[operator]
+        self.proxy.document = STATUS | {"proxy": proxy}
+        out = self.assert_done("status", "--state", self.state)
+        self.assertIn("certificate ends 2027-01-02T03:04:05.000Z\n", out)
+
     def test_json_is_the_status_document(self) -> None:
         """Whole, for programs."""
         out = self.assert_done("status", "--json", "--state", self.state)
