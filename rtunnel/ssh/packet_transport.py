@@ -1,9 +1,8 @@
 """SSH packets over a byte stream: the part that client and server have in common.
 
-Conch's transport is subclassed for its plumbing; what a peer can reach is ours. Every
-message passes one table of what may come when (:meth:`PacketTransport._dispatch`), and
-every fault of the peer is one :class:`~rtunnel.errors.ProtocolError`, one log line, one
-SSH_MSG_DISCONNECT.
+Every message passes one table of what may come when
+(:meth:`PacketTransport._dispatch`), and every fault of the peer is one
+:class:`~rtunnel.errors.ProtocolError`, one log line, one SSH_MSG_DISCONNECT.
 """
 
 from __future__ import annotations
@@ -11,30 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.conch.ssh.service import SSHService
-from twisted.conch.ssh.transport import SSHTransportBase
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger, LogLevel
-from twisted.python.failure import Failure
+from twisted.internet.interfaces import IReactorTime
 
-from rtunnel.direct_socket import DirectSocket, direct_socket
 from rtunnel.errors import (
     DISCONNECT_BY_APPLICATION,
-    DISCONNECT_CONNECTION_LOST,
-    DISCONNECT_HOST_KEY_NOT_VERIFIABLE,
     HostRefused,
     ProtocolError,
 )
-from rtunnel.naming import printable
-from rtunnel.ssh.exchanges import ExchangeContext, KeyExchanges
+from rtunnel.ssh.exchanges import ExchangeContext
 from rtunnel.ssh.interfaces import ConnectionService
 from rtunnel.ssh.limits import TransportLimits
-from rtunnel.ssh.packet_output import PacketOutput
-from rtunnel.ssh.peer_socket import peer_address, set_user_timeout, tune_socket
+from rtunnel.ssh.transport_lifetime import TransportLifetime, cancel
 from rtunnel.ssh.write_batch import BATCH
-from rtunnel.wire import data_types
 from rtunnel.wire.algorithms import Algorithms
-from rtunnel.wire.data_types import Reader, string, uint32
+from rtunnel.wire.data_types import uint32
 from rtunnel.wire.negotiation import parse_ext_info
 from rtunnel.wire.numbers import (
     MSG_DEBUG,
@@ -47,7 +36,7 @@ from rtunnel.wire.numbers import (
     MSG_USERAUTH_REQUEST,
 )
 from rtunnel.wire.packet_cipher import Buffer
-from rtunnel.wire.packet_stream import PacketOpener, PacketSealer
+from rtunnel.wire.packet_stream import PacketOpener
 from rtunnel.wire.version_line import VersionReader
 
 # Where the ranges of message numbers begin (RFC 4250 section 4.1.1).
@@ -56,62 +45,28 @@ _FIRST_OF_AUTHENTICATION = MSG_USERAUTH_REQUEST
 _FIRST_OF_CONNECTION = MSG_GLOBAL_REQUEST
 _FIRST_LOCAL = 128
 
-_DISCONNECTING = "disconnecting {address}: {reason} (code {reason_code})"
-_DISCONNECTED = "disconnected by {address}: {reason} (code {reason_code})"
-
 _SEQUENCE_MASK = 2**32 - 1
 _NO_MEANING = frozenset([MSG_IGNORE, MSG_UNIMPLEMENTED, MSG_DEBUG])
 
 
-class PacketTransport(SSHTransportBase):
-    """One SSH connection, from its version line to its end.
-
-    ``last_received`` is the clock at the newest byte from the peer, ``authenticated``
-    whether the login is over. ``close_reason`` says in a sentence why the connection
-    ended, as soon as that is known, ``goodbye_code`` is the code of the peer's
-    DISCONNECT if that was why.
+class PacketTransport(TransportLifetime):
+    """The packets of one SSH connection, and whose they are.
 
     :param limits: see :class:`~rtunnel.ssh.limits.TransportLimits`.
     :param algorithms: what to offer.
     :param random: this many random bytes, for cookies and padding.
     """
 
-    _log = Logger()
-
-    # What software this is, a peer may know; which version, it need not.
-    ourVersionString = b"SSH-2.0-rtunnel"
-
-    exchanges: KeyExchanges
-    transport: Any
-
     __slots__ = (
-        "_abort_timer",
-        "_closing",
         "_deliver",
         "_deliver_data",
-        "_direct",
-        "_exchange_timer",
-        "_has_begun",
         "_is_waiting",
-        "_login_timer",
-        "_lost",
         "_opener",
-        "_output",
         "_random",
         "_received_unauthenticated",
-        "_rest_timer",
-        "_running",
-        "_sealer",
         "_unimplemented",
         "_version_reader",
         "algorithms",
-        "authenticated",
-        "clock",
-        "close_reason",
-        "goodbye_code",
-        "last_received",
-        "limits",
-        "peer_address",
     )
 
     def __init__(
@@ -122,37 +77,17 @@ class PacketTransport(SSHTransportBase):
         algorithms: Algorithms,
         random: Callable[[int], bytes],
     ) -> None:
-        self.clock = clock
-        self.limits = limits
+        super().__init__(clock=clock, limits=limits, random=random)
         self.algorithms = algorithms
-        self.last_received = clock.seconds()
-        self.peer_address = ""
-        self.close_reason = ""
-        self.goodbye_code: int | None = None
-        self.authenticated = False
         self._random = random
-        self._sealer = PacketSealer(random)
         self._opener = PacketOpener(limits.max_packet_unauthenticated)
-        self._output = PacketOutput(
-            self._sealer, limits, self._writable_changed, self._give_up
-        )
         self._version_reader = VersionReader(from_server=self.isClient)
-        self._has_begun = False
         # Whether a packet waits for its turn, and all that follow it.
         self._is_waiting = False
         self._received_unauthenticated = 0
         self._unimplemented = 0
-        # Whether messages of the connection protocol go straight to the service.
-        self._running = False
         self._deliver: Callable[[int, Buffer], None] = self._dispatch
         self._deliver_data: Callable[[int, memoryview, int], None]
-        self._direct: DirectSocket | None = None
-        self._closing = False
-        self._lost = False
-        self._login_timer: IDelayedCall | None = None
-        self._exchange_timer: IDelayedCall | None = None
-        self._abort_timer: IDelayedCall | None = None
-        self._rest_timer: IDelayedCall | None = None
 
     def make_exchange_context(self) -> ExchangeContext:
         """For the subclass's :class:`~rtunnel.ssh.exchanges.KeyExchanges`."""
@@ -176,160 +111,6 @@ class PacketTransport(SSHTransportBase):
         """Our version line and the peer's, without line ends."""
         assert self._version_reader.line is not None
         return self.ourVersionString, self._version_reader.line
-
-    @property
-    def peer_said_goodbye(self) -> bool:
-        """Whether the peer ended the connection, and of its own accord."""
-        return self.goodbye_code == DISCONNECT_BY_APPLICATION
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether data may be sent now.
-
-        False while TCP has enough to send or a key exchange holds packets back. The
-        running service is told when it changes, by ``pause_writing`` and
-        ``resume_writing`` if it has them.
-        """
-        return self._output.is_writable
-
-    def __repr__(self) -> str:
-        if self._lost:
-            state = "closed"
-        elif self._closing:
-            state = "closing"
-        else:
-            state = "authenticated" if self.authenticated else "not authenticated"
-        return f"<{type(self).__name__} {self.peer_address} {state}>"
-
-    # The connection's life
-
-    def connectionMade(self) -> None:
-        """The peer is there, and the time that it has to log in runs."""
-        self.peer_address = peer_address(self.transport)
-        tune_socket(self.transport, self.limits.tcp_user_timeout)
-        self._direct = direct_socket(self.transport)
-        self._output.connect(self.transport, self._direct)
-        self._login_timer = self.clock.callLater(
-            self.limits.login_grace, self.login_grace_over
-        )
-        self.peer_arrived()
-
-    def peer_arrived(self) -> None:
-        """For subclasses, that may :meth:`begin` later, or not at all."""
-        self.begin()
-
-    def begin(self) -> None:
-        """Say who we are, and start the first key exchange without waiting."""
-        with BATCH:
-            self._send_version()
-            self.exchanges.start()
-
-    def _send_version(self) -> None:
-        if not self._has_begun:
-            self._has_begun = True
-            self._output.send_line(self.ourVersionString)
-
-    def connectionLost(self, reason: Failure | None = None) -> None:
-        """Stop every timer and the running service."""
-        if self._lost:
-            return
-        self._lost = True
-        self._closing = True
-        self._running = False
-        self._output.drop()
-        if self._direct is not None:
-            self._direct.release()
-        if not self.close_reason:
-            self.close_reason = "the connection was lost"
-            if reason is not None:
-                self.close_reason += f": {reason.getErrorMessage()}"
-        for timer in (
-            self._login_timer,
-            self._exchange_timer,
-            self._abort_timer,
-            self._rest_timer,
-        ):
-            _cancel(timer)
-        service, self.service = self.service, None
-        try:
-            if service is not None:
-                service.serviceStopped()
-        finally:
-            self.connection_ended()
-
-    def connection_ended(self) -> None:
-        """For subclasses: the connection is gone and the service has been stopped."""
-
-    def disconnect(self, reason_code: int, text: str) -> None:
-        """End the connection: tell the peer, close, and cut it when that takes long.
-
-        :param reason_code: DISCONNECT reason code (RFC 4253 section 11.1).
-        :param text: one sentence; the peer gets it.
-        """
-        if self._closing:
-            return
-        self._closing = True
-        if not self.close_reason:
-            self.close_reason = text
-        self._log_end(_DISCONNECTING, printable(text), reason_code)
-        with BATCH:
-            self._send_version()
-            self._output.send(
-                MSG_DISCONNECT,
-                uint32(reason_code) + data_types.text(text) + string(b""),
-            )
-        # What a server says about why, nobody else can tell.
-        self._close(linger=not self.isClient)
-
-    def may_log(self) -> bool:
-        """For servers: whether peers that did not log in caused few enough lines."""
-        return True
-
-    def _log_end(self, line: str, reason: str, reason_code: int) -> None:
-        if self.authenticated or self.may_log():
-            # Agents hang up early on proxies that have their tunnel already.
-            is_routine = reason_code == DISCONNECT_HOST_KEY_NOT_VERIFIABLE
-            self._log.emit(
-                LogLevel.debug if is_routine else LogLevel.info,
-                line,
-                address=self.peer_address,
-                reason=reason,
-                reason_code=reason_code,
-            )
-
-    def loseConnection(self) -> None:
-        """Conch's way to say :meth:`disconnect`."""
-        self.disconnect(DISCONNECT_BY_APPLICATION, "closed by the application")
-
-    def sendDisconnect(self, reason: int, desc: bytes) -> None:
-        """Conch's way to say :meth:`disconnect`."""
-        self.disconnect(reason, desc.decode("utf-8", "replace"))
-
-    def _close(self, *, linger: bool) -> None:
-        self._closing = True
-        self._running = False
-        _cancel(self._login_timer)
-        _cancel(self._exchange_timer)
-        self._output.close(linger=linger)
-        if not self._lost:
-            self._abort_timer = self.clock.callLater(
-                self.limits.abort_after, self.transport.abortConnection
-            )
-
-    def _give_up(self, reason: str) -> None:
-        self.disconnect(DISCONNECT_CONNECTION_LOST, reason)
-
-    def login_grace_over(self) -> None:
-        """The peer took too long to log in."""
-        self.disconnect(
-            DISCONNECT_BY_APPLICATION,
-            f"not authenticated within {self.limits.login_grace:g} seconds",
-        )
-
-    def _exchange_stalled(self) -> None:
-        self._give_up(
-            f"the key exchange took over {self.limits.exchange_seconds:g} seconds"
-        )
 
     # What comes from the peer
 
@@ -480,15 +261,6 @@ class PacketTransport(SSHTransportBase):
         else:
             self.sendUnimplemented()
 
-    def _disconnected_by_peer(self, payload: bytes) -> None:
-        reader = Reader(payload)
-        reason_code = reader.uint32()
-        text = printable(reader.string())
-        self.close_reason = f"the peer disconnected: {text}"
-        self.goodbye_code = reason_code
-        self._log_end(_DISCONNECTED, text, reason_code)
-        self._close(linger=False)
-
     def takes_ext_info(self) -> bool:
         """Whether an EXT_INFO that comes now has its place (RFC 8308 section 2.4)."""
         return False
@@ -559,14 +331,12 @@ class PacketTransport(SSHTransportBase):
             or self.last_received - self.exchanges.completed_at > limits.rekey_seconds
         )
 
-    def _writable_changed(self) -> None:
-        if self.authenticated and not self._closing:
-            what = "resume_writing" if self.is_writable else "pause_writing"
-            tell = getattr(self.service, what, None)
-            if tell is not None:
-                tell()
-
     # What the key exchanges tell (ExchangeLink)
+
+    def _exchange_stalled(self) -> None:
+        self._give_up(
+            f"the key exchange took over {self.limits.exchange_seconds:g} seconds"
+        )
 
     def exchange_started(self) -> None:
         """Our KEXINIT has been sent."""
@@ -584,7 +354,7 @@ class PacketTransport(SSHTransportBase):
 
     def their_keys_in_use(self) -> None:
         """The peer's NEWKEYS has come."""
-        _cancel(self._exchange_timer)
+        cancel(self._exchange_timer)
         self._exchange_timer = None
         self._unimplemented = 0
         if self.exchanges.completed == 1:
@@ -598,17 +368,9 @@ class PacketTransport(SSHTransportBase):
 
     # Services
 
-    def setService(self, service: SSHService) -> None:
-        """Run ``service`` in place of the one that runs."""
-        if self.service is not None:
-            self.service.serviceStopped()
-        self.service = service
-        service.transport = self
-        service.serviceStarted()
-
     def start_service(self, service: ConnectionService) -> None:
         """The peer is authenticated: run ``service`` until the connection ends."""
-        _cancel(self._login_timer)
+        cancel(self._login_timer)
         self._login_timer = None
         self.authenticated = True
         self._running = not self.exchanges.peer_is_bound
@@ -621,10 +383,6 @@ class PacketTransport(SSHTransportBase):
             self._direct.read_into(self)
         self.setService(service)
 
-    def set_tcp_user_timeout(self, seconds: float) -> None:
-        """See :func:`~rtunnel.ssh.peer_socket.set_user_timeout`."""
-        set_user_timeout(self.transport, seconds)
-
     def isEncrypted(self, direction: str = "out") -> bool:
         """Conch asks whether keys are in use."""
         return self.exchanges.completed > 0
@@ -632,8 +390,3 @@ class PacketTransport(SSHTransportBase):
     def isVerified(self, direction: str = "out") -> bool:
         """Conch asks whether packets are authentic; no cipher of ours is without."""
         return self.exchanges.completed > 0
-
-
-def _cancel(timer: IDelayedCall | None) -> None:
-    if timer is not None and timer.active():
-        timer.cancel()
