@@ -13,7 +13,6 @@ from twisted.internet.endpoints import (
     TCP4ServerEndpoint,
     connectProtocol,
 )
-from twisted.internet.interfaces import ITransport
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
@@ -100,7 +99,7 @@ class _Side(Protocol):
         if self.transport is None:
             self._early.append(data)
         elif data:
-            cast(ITransport, self.transport).write(data)
+            self.transport.write(data)
 
     def connectionMade(self) -> None:
         """What was sent early goes first."""
@@ -114,10 +113,10 @@ class _Side(Protocol):
         """Hand it over."""
         self.taken(data)
 
-    def connectionLost(self, reason: Failure | None = None) -> None:  # type: ignore[override]
+    def connectionLost(self, reason: Failure | None = None) -> None:
         """The other side ends, too."""
         if self.other is not None and self.other.transport is not None:
-            cast(ITransport, self.other.transport).loseConnection()
+            self.other.transport.loseConnection()
 
 
 class Relay(Factory):

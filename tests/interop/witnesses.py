@@ -103,7 +103,7 @@ class Witnesses:
         """Raise what went wrong, if something did."""
         for stream in self.streams:
             if stream.done.called:
-                result = stream.done.result  # type: ignore[attr-defined]
+                result = stream.done.result
                 raise AssertionError(f"a stream has ended: {result}")
 
     async def wait_cut(self) -> None:
