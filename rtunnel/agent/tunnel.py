@@ -66,6 +66,7 @@ from rtunnel.errors import (
     RtunnelError,
 )
 from rtunnel.naming import printable
+from rtunnel.ssh.channel_limits import ChannelLimits
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.ssh.factory import ClientFactory
 from rtunnel.ssh.transport import ClientTransport
@@ -88,6 +89,12 @@ REPLACE_TIMEOUT: Final = 2.0
 RETIRE_TIMEOUT: Final = MAX_SECONDS
 #: Seconds that a tunnel is in service at least before a proxy has it made anew.
 MIN_AGE: Final = 0.5
+
+#: What a proxy may open here, for all of its clients together. Targets that let one of
+#: them wait, an address where nobody is for instance, do not lock the others out.
+TUNNEL_LIMITS: Final = ChannelLimits(
+    pending_opens=ChannelLimits().channels, opens_per_second=2000.0, opens_burst=4000
+)
 
 #: The SSH login name; no identity, that is the certificate's.
 USERNAME: Final = "agent"
@@ -334,6 +341,7 @@ class Tunnel:
             check_host=self._check_host,
             handler=self,
             algorithms=self._algorithms,
+            make_connection=lambda handler: Connection(handler, TUNNEL_LIMITS),
         )
         address = Address.parse(self.dialled.address)
         return await self._connector.connect(address, self.dialled.rotation, factory)

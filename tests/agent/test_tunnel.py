@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 
 import attrs
@@ -257,6 +258,33 @@ class ServingTests(TunnelTestCase):
             self.assertEqual(caught.exception.reason_code, code)
             self.assertIn(sentence, caught.exception.text)
         self.assertEqual(service.status().tunnels[0].channels, 0)
+
+    async def test_targets_that_do_not_answer_lock_nobody_out(self) -> None:
+        """200 dials wait for a host that takes none, and one more is served."""
+        full = socket.socket()
+        self.addCleanup(full.close)
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        place = full.getsockname()
+        for _ in range(4):
+            filling = socket.socket()
+            self.addCleanup(filling.close)
+            filling.setblocking(False)
+            filling.connect_ex(place)
+        port = self.listen_echoing()
+        _, service, side = await self.in_service(
+            allow=[f"localhost:{port}", f"localhost:{place[1]}"]
+        )
+        waiting = [
+            Deferred.fromCoroutine(side.open("", place[1])).addErrback(lambda _: None)
+            for _ in range(200)
+        ]
+        await self.until(lambda: service.status().tunnels[0].channels == 200)
+        channel, receiver = await self.open(side, port)
+        channel.write(b"hello")
+        await self.until(lambda: bytes(receiver.data) == b"hello")
+        for each in waiting:
+            each.cancel()
 
     async def test_other_channels_are_refused(self) -> None:
         """An agent serves one type."""
