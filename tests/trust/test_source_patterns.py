@@ -42,6 +42,12 @@ class SourcePatternsTests(SynchronousTestCase):
         )
         self.assertEqual(self.lets_in("*", "10.1.2.3", "::1"), [True, True])
 
+    def test_a_run_of_stars_is_one_star(self) -> None:
+        """Else matching a hundred of them would take for ever."""
+        self.assertEqual(
+            SourcePatterns.parse("1" + "*" * 100), SourcePatterns.parse("1*")
+        )
+
     def test_a_dot_is_a_dot(self) -> None:
         """Patterns are not regular expressions."""
         self.assertEqual(self.lets_in("10.1.2.*", "10.112.3.4"), [False])
