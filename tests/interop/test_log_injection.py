@@ -79,6 +79,7 @@ class ProxyTextLogTests(SynchronousTestCase):
             directory,
         )
         self.addCleanup(echo.kill)
+        echo.wait_for_port(self.echo)
         self.agent = Agent("agent-1", directory)
         run(
             rtunnel(
@@ -405,11 +406,15 @@ class AgentTextLogTests(SynchronousTestCase):
         texts = self.directory / "texts"
         texts.write_text(json.dumps([text.hex() for text in NASTY]))
         count = LISTENERS * len(NASTY)
-        first = min(free_port() for _ in range(count))
-        self.ports = range(first, first + count)
+        # One after the other, with none in between that somebody has.
+        while (ports := [free_port() for _ in range(count)])[-1] != ports[
+            0
+        ] + count - 1:
+            pass
+        self.ports = ports
         rogue = Process(
             "rogues",
-            [sys.executable, rogue_proxy.__file__, self.state, str(first), texts],
+            [sys.executable, rogue_proxy.__file__, self.state, str(ports[0]), texts],
             self.directory,
         )
         self.addCleanup(rogue.kill)
