@@ -1019,6 +1019,19 @@ class ReadyTests(SynchronousTestCase):
             )
             pair.pump()
             self.assertIs(pair.ready[0].type, ConnectionFailed)
+            # It is we who have a fault to find, and not the server in what we answer.
+            self.assertNotIn("the peer", pair.client_transport.close_reason, number)
+
+    def test_success_is_a_message_of_no_content(self) -> None:
+        """One that has some lets nobody in."""
+        pair = Pair()
+        # To where the client waits for the answer to its request.
+        for end in (*pair.ends, *pair.ends, pair.client):
+            pair.move(end)
+        pair.server_transport.sendPacket(MSG_USERAUTH_SUCCESS, b"x")
+        pair.move(pair.server)
+        self.assertFalse(pair.client_transport.authenticated)
+        self.assertIn("too many", pair.client_transport.close_reason)
 
     def test_the_server_s_extensions_are_bounded(self) -> None:
         """An EXT_INFO that is too much ends the connection."""
