@@ -58,6 +58,7 @@ from rtunnel.discovery.trust_messages import (
 from rtunnel.errors import (
     OPEN_RESOURCE_SHORTAGE,
     OPEN_UNKNOWN_CHANNEL_TYPE,
+    CertificateError,
     ConnectionClosed,
     HostRefused,
     InvalidName,
@@ -373,18 +374,19 @@ class Tunnel:
         if algorithm not in CERTIFICATE_ALGORITHMS:
             raise HostRefused("the proxy has no host certificate")
         certificate = Certificate.from_blob(blob)
-        if certificate.ca_key not in self._credentials.host_cas:
-            raise HostRefused(
-                f"the proxy's certificate is of {certificate.ca_key.fingerprint}, "
-                "which host_ca.pub does not list; if the proxies' authority was "
-                "rotated while this agent was off, copy host_ca.pub from the state "
-                "directory that `rtunnel init` made"
+        trusted = self._credentials.host_cas
+        try:
+            certificate.check(
+                kind=CertificateKind.HOST, trusted=trusted, now=self._now()
             )
-        certificate.check(
-            kind=CertificateKind.HOST,
-            trusted=self._credentials.host_cas,
-            now=self._now(),
-        )
+        except CertificateError as error:
+            if certificate.ca_key in trusted:
+                raise
+            raise HostRefused(
+                f"{error}; if the proxies' authority was rotated while this agent was "
+                "off, copy host_ca.pub from the state directory that `rtunnel init` "
+                "made"
+            ) from None
         proxy_id = _proxy_id(certificate)
         expected = self.dialled.expected
         if expected is not None and proxy_id != expected:
