@@ -16,18 +16,21 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from fuzz.harness import Harness
-from fuzz.keys import NOW
+from fuzz.keys import NOW, USER, fixed_key
 from fuzz.remembered import remember_cryptography
 from fuzz.script import Script
-from rtunnel.errors import AuthenticationRefused, RtunnelError
+from rtunnel.errors import AuthenticationRefused, ProtocolError, RtunnelError
 from rtunnel.ssh.admission import Admission
+from rtunnel.ssh.host_key import HostKey
+from rtunnel.ssh.host_key_update import PROVE_HOST_KEYS, HostKeyUpdate
 from rtunnel.ssh.limits import TransportLimits
 from rtunnel.ssh.transport import ServerTransport
 from rtunnel.ssh.userauth import LoginRules
 from rtunnel.trust.identity import Identity, JoinIdentity
 from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS
-from rtunnel.wire.data_types import boolean, string, text, uint32
+from rtunnel.wire.data_types import Reader, boolean, string, text, uint32
 from rtunnel.wire.key_exchange import CURVE25519
+from rtunnel.wire.keys import ED25519, PublicKey
 from rtunnel.wire.negotiation import encode_ext_info
 from rtunnel.wire.numbers import (
     MSG_CHANNEL_EOF,
@@ -475,7 +478,37 @@ def _tamperings() -> list[bytes]:
     ]
 
 
+_HOST_KEYS = [HostKey(fixed_key(number)) for number in (4, 5, 6)]
+
+
+def _prove(data: bytes) -> None:
+    """What a client asks us to prove (OpenSSH PROTOCOL section 2.5)."""
+    update = HostKeyUpdate(_HOST_KEYS, ED25519, bytes(32))
+    answer = update.prove(data)
+    if answer is None:
+        return
+    asked, proofs = Reader(data), Reader(answer)
+    while asked.remaining:
+        blob = asked.string()
+        signed = string(PROVE_HOST_KEYS) + string(bytes(32)) + string(blob)
+        key = PublicKey.from_blob(blob)
+        assert key.verify(proofs.string(), signed, ED25519)
+    proofs.end()
+    assert update.prove(data) is None, "signatures for nothing"
+
+
 HARNESSES = (
+    Harness(
+        "host_keys_prove",
+        _prove,
+        lambda: [
+            string(_HOST_KEYS[1].private.public.blob),
+            HostKeyUpdate(_HOST_KEYS, ED25519, bytes(32)).announcement(),
+            string(b"") + string(USER.public.blob),
+        ],
+        (ProtocolError,),
+        tuple(string(key.private.public.blob) for key in _HOST_KEYS),
+    ),
     Harness(
         "server_transport",
         _server,
