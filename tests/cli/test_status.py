@@ -69,6 +69,8 @@ class _Answer(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """The drain."""
+        # What is left unread would turn the end of the connection into a reset.
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
         self.server.asked.append(f"POST {self.path}")
         self._send(self.server.answer)
 
