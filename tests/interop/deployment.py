@@ -31,6 +31,9 @@ TLS_NAME = "lb.example.com"
 #: Who the tests log in as, unless they say otherwise.
 USER = "alice"
 
+#: How long certificates last at first, whatever the config file says of later ones.
+TTL = ("--ttl", "1h")
+
 
 @attrs.frozen
 class Layout:
@@ -143,13 +146,13 @@ class Deployment:
             rtunnel(
                 "init",
                 *state,
-                *("--cluster", "a", "--public", public),
+                *("--cluster", "a", "--public", public, *TTL),
                 *self._settings(first),
             )
         )
         commands = [
             rtunnel(
-                *("proxy", "sign", proxy.name, *state, "--out", proxy.state),
+                *("proxy", "sign", proxy.name, *state, "--out", proxy.state, *TTL),
                 *self._settings(proxy),
             )
             for proxy in further
@@ -162,7 +165,7 @@ class Deployment:
     def _agent_sign(self, cluster: str, agent: Agent) -> list[str | Path]:
         state = ("--state", self.all_proxies[0].state)
         return rtunnel(
-            *("agent", "sign", cluster, *state, "--out", agent.state),
+            *("agent", "sign", cluster, *state, "--out", agent.state, *TTL),
             *settings(
                 [
                     'allow=["localhost:*", "127.0.0.1:*", "web1:*"]',

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from pathlib import Path
 
 from rtunnel.state_directory import load_certificate, load_private_key
 from rtunnel.wire.certificate import Certificate
 from tests.interop.deployment import Layout
 from tests.interop.echo import Echo
-from tests.interop.programs import Program
+from tests.interop.processes import run
+from tests.interop.programs import Agent, Program, rtunnel
 from tests.interop.sharing import DeploymentTestCase
 
 #: Seconds that every certificate lasts. A third of it is left to renew it, however busy
@@ -16,14 +19,31 @@ from tests.interop.sharing import DeploymentTestCase
 LIFE = 18
 
 
+def which(program: Program) -> tuple[str, Path]:
+    """What a program is, and where its certificate lies."""
+    if isinstance(program, Agent):
+        return "agent", program.state / "agent_key-cert.pub"
+    return "proxy", program.state / "host_key-cert.pub"
+
+
 def certificate(program: Program) -> Certificate:
     """What lies in its state directory now."""
-    name = "agent_key" if "agent" in program.name else "host_key"
-    return load_certificate(program.state / f"{name}-cert.pub")
+    return load_certificate(which(program)[1])
 
 
 class RenewalTests(DeploymentTestCase):
     """Two proxies, one of which can sign, and an agent; and real ssh through them."""
+
+    def shorten(self, program: Program, signer: Program) -> None:
+        """Sign its certificate again by hand, for seconds."""
+        kind, path = which(program)
+        run(
+            rtunnel(
+                *(kind, "renew", "--state", signer.state, "--certificate", path),
+                *("--ttl", f"{LIFE}s"),
+            )
+        )
+        program.process.signal(signal.SIGHUP)
 
     def test_a_transfer_outlasts_the_certificates_that_it_began_with(self) -> None:
         """Each is renewed in time, with a fresh key for the agent, and new connections
@@ -39,6 +59,8 @@ class RenewalTests(DeploymentTestCase):
         )
         deployment.wait_tunnels()
         programs = [*deployment.proxies, *deployment.agents]
+        for each in programs:
+            self.shorten(each, deployment.proxies[0])
         first = {each.name: certificate(each) for each in programs}
         echo = Echo(deployment.ssh)
         self.addCleanup(echo.kill)
