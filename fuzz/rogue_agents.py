@@ -60,7 +60,7 @@ class _Agent(Rogue):
 
     # TunnelOwner.
 
-    def has_expired(self, identity: Identity) -> bool:
+    def has_lapsed(self, identity: Identity) -> bool:
         return self.expired
 
     def tunnel_started(self, tunnel: Tunnel) -> None:

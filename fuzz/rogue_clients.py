@@ -142,7 +142,7 @@ class _Owner:
         tunnels = [TunnelRecord("site", _ID, _ID, 1.5e9, 0.02, 3)]
         return status_document(own, [own], tunnels, ["site", "away"])
 
-    def has_expired(self, identity: Identity) -> bool:
+    def has_lapsed(self, identity: Identity) -> bool:
         return self.expired
 
     def client_started(self, client: Client) -> None:

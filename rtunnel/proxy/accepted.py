@@ -323,9 +323,9 @@ class Accepted:
         """False when events have to be recorded and cannot be."""
         return self._audit.problem is None
 
-    def has_expired(self, identity: Identity) -> bool:
-        """Whether an identity may do nothing new, for its time is over."""
-        return self._logins.has_expired(identity)
+    def has_lapsed(self, identity: Identity) -> bool:
+        """Whether an identity may do nothing new."""
+        return self._logins.has_lapsed(identity)
 
     def new_connection_id(self) -> str:
         """An id for a connection to a target."""

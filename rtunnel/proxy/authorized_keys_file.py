@@ -7,6 +7,7 @@ from pathlib import Path
 from twisted.logger import Logger
 
 from rtunnel.trust.authorized_keys import AuthorizedKeys
+from rtunnel.trust.identity import Identity, UserIdentity
 
 #: Bytes of the file that are read; thousands of keys fit.
 MAX_SIZE = 4 * 1024 * 1024
@@ -34,6 +35,7 @@ class AuthorizedKeysFile:
         except FileNotFoundError:
             # No file is no keys, as for sshd: certificates may be all that is used.
             self._stamp, self._keys = None, AuthorizedKeys.parse("")
+            self._problem = None
             return self._keys
         except OSError as error:
             return self._unreadable(str(error))
@@ -51,6 +53,19 @@ class AuthorizedKeysFile:
         for problem in self._keys.problems:
             self._log.warn("{path}: {problem}", path=str(self._path), problem=problem)
         return self._keys
+
+    def reason_against(self, identity: Identity, now: float) -> str | None:
+        """Why somebody who was let in by the file would not be now; see
+        :meth:`AuthorizedKeys.reason_against`.
+
+        A file that cannot be read says nothing against those who are there.
+
+        :param now: POSIX time.
+        """
+        if not isinstance(identity, UserIdentity) or identity.key is None:
+            return None
+        keys = self.read()
+        return None if self._problem else keys.reason_against(identity, now)
 
     def _unreadable(self, problem: str) -> AuthorizedKeys:
         if problem != self._problem:

@@ -43,8 +43,9 @@ class ClientOwner(ConnectionOwner, Protocol):
     def status_for(self, user: UserIdentity) -> dict[str, object]:
         """The status document, cut to the clusters that this user may reach."""
 
-    def has_expired(self, identity: Identity) -> bool:
-        """Whether an identity may open nothing new, for its time is over."""
+    def has_lapsed(self, identity: Identity) -> bool:
+        """Whether an identity may open nothing new: its time is over, or it would not
+        be believed any longer."""
 
     def client_started(self, client: Client) -> None:
         """A client has logged in."""
@@ -110,8 +111,8 @@ class Client:
         """
         if self._owner.draining:
             raise refusals.draining()
-        if self._owner.has_expired(self.identity):
-            raise refusals.expired()
+        if self._owner.has_lapsed(self.identity):
+            raise refusals.lapsed()
         if request.kind == b"direct-tcpip":
             try:
                 target = _direct_tcpip_target(request.data)

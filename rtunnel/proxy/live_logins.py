@@ -1,7 +1,9 @@
 """Who is logged in at this proxy, and how long that may last.
 
 A login is decided once, but it does not stand for ever: it ends when it is revoked, and
-when its certificate or key expires. A connection to a target ends with the login that
+when its certificate or key expires. When the authority of its certificate is trusted no
+longer, nothing new is opened by it, and it ends when nothing is open any more; at once,
+if the operator wants it so. A connection to a target ends with the login that
 it was asked for by, whether that was made here or is shown by a peer, and, if the
 operator wants it so, when the rules no longer allow it.
 
@@ -35,6 +37,9 @@ SHORTEST = 0.05
 #: What somebody hears whose login is revoked. Why is for the audit log.
 REVOKED = "your certificate or key has been revoked"
 
+#: The same when its authority was exchanged, or its line in authorized_keys is gone.
+NOT_TRUSTED = "your certificate or key is trusted no longer; log in with a new one"
+
 
 class Login(Protocol):
     """Somebody who is logged in: a client, an agent or another proxy."""
@@ -49,7 +54,8 @@ class Login(Protocol):
 
     @property
     def lets_connections_finish(self) -> bool:
-        """Whether they go on when the identity expires, though no new one is opened."""
+        """Whether they go on when the identity has lapsed, though no new one is
+        opened."""
 
     def close(self, reason: str) -> None:
         """End it, with a sentence that the other end hears."""
@@ -83,7 +89,11 @@ class LiveLogins:
     :param record: takes audit events.
     :param proxy_id: our own.
     :param outlive: whether connections go on when a certificate or key expires.
-    :ivar close_on_change: whether connections end that the rules no longer allow.
+    :param retired: why the authority of somebody's certificate is trusted no longer;
+        None when it is, or there is none.
+    :param unlisted: the same of a line of authorized_keys.
+    :ivar close_on_change: whether what is open ends when the rules no longer allow it,
+        or who opened it could not log in any longer.
     """
 
     _log = Logger()
@@ -100,6 +110,8 @@ class LiveLogins:
         proxy_id: str,
         outlive: bool = False,
         close_on_change: bool = False,
+        retired: Callable[[Identity], str | None] = lambda identity: None,
+        unlisted: Callable[[Identity], str | None] = lambda identity: None,
     ) -> None:
         self.close_on_change = close_on_change
         self._clock = clock
@@ -110,6 +122,8 @@ class LiveLogins:
         self._record = record
         self._proxy_id = proxy_id
         self._outlive = outlive
+        self._retired = retired
+        self._unlisted = unlisted
         self._logins: dict[Login, Identity] = {}
         self._connections: dict[OpenConnection, None] = {}
         self._looking: IDelayedCall | None = None
@@ -141,8 +155,17 @@ class LiveLogins:
         """A connection is over."""
         self._connections.pop(connection, None)
 
+    def has_lapsed(self, identity: Identity) -> bool:
+        """Whether an identity may open nothing new: its time is over, or it would not
+        be believed any longer."""
+        return (
+            self.has_expired(identity)
+            or self._retired(identity) is not None
+            or self._unlisted(identity) is not None
+        )
+
     def has_expired(self, identity: Identity) -> bool:
-        """Whether an identity's time is over, so that it may open nothing new."""
+        """Whether an identity's time is over."""
         end = identity.valid_before
         return end is not None and self._now() >= end
 
@@ -169,6 +192,19 @@ class LiveLogins:
             if reason is not None:
                 self._end_login(login, reason, told)
         self._end_connections(forbidden)
+
+    def authorities_changed(self) -> None:
+        """Others are trusted now: end who is of one that is not, as far as nothing is
+        open, or all of it, if that is wanted."""
+        self._end_retired()
+
+    def reloaded(self) -> None:
+        """Rules and the people's keys were read again: end what is not allowed any
+        longer, if that is wanted."""
+        if self.close_on_change:
+            self.end_if(self._unlisted, NOT_TRUSTED)
+            self._end_retired()
+        self.rules_changed()
 
     def rules_changed(self) -> None:
         """The rules are others, or the time is: end what is not allowed any longer, if
@@ -198,6 +234,7 @@ class LiveLogins:
     def _look(self) -> None:
         self._looking = None
         self._end_expired()
+        self._end_retired()
         if self._policy().is_timed:
             self.rules_changed()
         # Those that may finish have no end that is worth waiting for.
@@ -233,6 +270,20 @@ class LiveLogins:
                 f"its certificate or key expired at {end}",
                 f"your certificate or key expired at {end}; log in with a new one",
             )
+        self._end_connections(forbidden)
+
+    def _end_retired(self) -> None:
+        forbidden = {}
+        for connection in self._connections if self.close_on_change else ():
+            reason = self._retired(connection.user)
+            if reason is not None:
+                forbidden[connection] = reason
+                connection.forbid(reason)
+        for login in list(self._logins):
+            reason = self._retired(login.identity)
+            may_finish = not self.close_on_change or login.lets_connections_finish
+            if reason is not None and not (may_finish and login.open_connections):
+                self._end_login(login, reason, NOT_TRUSTED)
         self._end_connections(forbidden)
 
     def _end_login(self, login: Login, reason: str, told: str) -> None:

@@ -54,8 +54,9 @@ class PeerOwner(ConnectionOwner, Protocol):
     def draining(self) -> bool:
         """Whether nothing new is taken."""
 
-    def has_expired(self, identity: Identity) -> bool:
-        """Whether an identity may open nothing new, for its time is over."""
+    def has_lapsed(self, identity: Identity) -> bool:
+        """Whether an identity may open nothing new: its time is over, or it would not
+        be believed any longer."""
 
     def peer_started(self, peer: Peer) -> None:
         """A peer has logged in."""
@@ -154,8 +155,8 @@ class Peer:
             )
         if self._owner.draining:
             raise refusals.peer_draining(self._proxy_name)
-        if self._owner.has_expired(self.identity):
-            raise refusals.peer_expired(self._proxy_name)
+        if self._owner.has_lapsed(self.identity):
+            raise refusals.peer_lapsed(self._proxy_name)
         if not self._owner.may_record:
             raise refusals.not_recorded()
         if answerer is not None:

@@ -203,6 +203,13 @@ class PeerLink:
             self._waiting_for.pop(waiting, None)
             self._given_up.discard(waiting)
 
+    @property
+    def is_distrusted(self) -> bool:
+        """Whether the authority of the peer's host certificate is trusted no longer."""
+        certificate = self._host_certificate
+        anchors = self._settings.credentials.anchors.host
+        return certificate is not None and certificate.ca_key not in anchors
+
     def close_if_revoked(self) -> None:
         """End the link if the peer's host certificate is revoked by now."""
         if self._host_certificate is None:

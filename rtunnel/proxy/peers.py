@@ -115,6 +115,12 @@ class Peers:
         self._outgoing.update(self._links.values())
         self._links.clear()
 
+    def authorities_changed(self) -> None:
+        """Others are trusted now: likewise the links to peers of one that is not."""
+        for proxy, link in list(self._links.items()):
+            if link.is_distrusted:
+                self._outgoing.add(self._links.pop(proxy))
+
     def close_all(self) -> None:
         """End every link, for good."""
         self._stopped = True

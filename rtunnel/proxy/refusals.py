@@ -74,11 +74,12 @@ def draining() -> OpenRefused:
     )
 
 
-def expired() -> OpenRefused:
+def lapsed() -> OpenRefused:
     """The certificate or key that they logged in with is good no longer."""
     return OpenRefused(
         OPEN_ADMINISTRATIVELY_PROHIBITED,
-        "your certificate or key has expired; log in with a new one",
+        "your certificate or key has expired, or is trusted no longer; log in with a "
+        "new one",
     )
 
 
@@ -176,8 +177,8 @@ def fault_at_peer(fault: OpenRefused) -> OpenRefused:
     return OpenRefused(OPEN_RESOURCE_SHORTAGE, fault.text)
 
 
-def peer_expired(name: str) -> OpenRefused:
-    """The certificate expired that the proxy which asks has logged in with.
+def peer_lapsed(name: str) -> OpenRefused:
+    """The certificate is good no longer that the proxy which asks has logged in with.
 
     :param name: of the proxy that says so.
     """

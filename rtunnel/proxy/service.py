@@ -199,6 +199,8 @@ class ProxyService(Service):
         self._accepted = self._make_accepted(new_id, everybody)
         self._revocations.subscribe(self._logins.revocations_changed)
         self._revocations.subscribe(self._peers.close_revoked)
+        self._credentials.subscribe(self._logins.authorities_changed)
+        self._credentials.subscribe(self._peers.authorities_changed)
         self._turns = HandshakeTurns(reactor, DEFAULT_LIMITS.handshake_share)
         self._factory = self._make_factory(
             everybody, config.ssh.proxy_protocol_from, self._desk.check_token
@@ -300,6 +302,10 @@ class ProxyService(Service):
             proxy_id=self._credentials.proxy_id,
             outlive=self._config.limits.sessions_outlive_certificates,
             close_on_change=self._config.close_on_change,
+            retired=lambda identity: self._credentials.anchors.reason_against(identity),
+            unlisted=lambda identity: self._authorized_keys.reason_against(
+                identity, self._now()
+            ),
         )
         self._trust = LiveTrust(
             config=self._config,
@@ -430,7 +436,8 @@ class ProxyService(Service):
         """Read what may change, and reopen the audit file (SIGHUP).
 
         That is the ``[[allow]]`` rules, this proxy's certificate, the authorities, and
-        the key revocation lists.
+        the key revocation lists; and with ``close_on_change`` who is logged in by a line
+        of ``authorized_keys`` that is gone.
         A config file with errors changes nothing; each error is logged. So it is with
         keys and certificates.
         """
@@ -453,7 +460,7 @@ class ProxyService(Service):
         self._policy = Policy(config.allow)
         self._audit.record(PolicyReloaded(proxy=self._membership.record.id))
         self._logins.close_on_change = config.close_on_change
-        self._logins.rules_changed()
+        self._logins.reloaded()
         self._log.info(
             "reloaded {count} [[allow]] rules from {path}; other keys need a restart",
             count=len(config.allow),

@@ -52,8 +52,9 @@ TRANSPORT_CHANNEL = b"transport@rtunnel"
 class TunnelOwner(Protocol):
     """Who decides on tunnels and keeps the table of them."""
 
-    def has_expired(self, identity: Identity) -> bool:
-        """Whether an identity may do nothing new, for its time is over."""
+    def has_lapsed(self, identity: Identity) -> bool:
+        """Whether an identity may do nothing new: its time is over, or it would not be
+        believed any longer."""
 
     def tunnel_started(self, tunnel: Tunnel) -> None:
         """The agent has logged in."""
@@ -162,7 +163,7 @@ ConnectionHandler`.
         return (
             self.admitted
             and not self._draining
-            and not self._owner.has_expired(self.identity)
+            and not self._owner.has_lapsed(self.identity)
             and self._control is not None
             and not self._control.suspect
         )

@@ -7,6 +7,12 @@ from collections.abc import Iterable
 import attrs
 
 from rtunnel.errors import ConfigError
+from rtunnel.trust.identity import (
+    AgentIdentity,
+    Identity,
+    PeerIdentity,
+    UserIdentity,
+)
 from rtunnel.wire.keys import PublicKey
 
 
@@ -45,3 +51,24 @@ class TrustAnchors:
                     for key in shared
                 ]
             )
+
+    def reason_against(self, identity: Identity) -> str | None:
+        """Why somebody who was believed would not be now; None when nothing speaks
+        against it.
+
+        :return: a sentence for our own log, when the certificate is of an authority
+            that is trusted no longer. Who has none stands on no authority.
+        """
+        match identity:
+            case UserIdentity():
+                role, trusted = "user", self.user
+            case AgentIdentity():
+                role, trusted = "agent", self.agent
+            case PeerIdentity():
+                role, trusted = "host", self.host
+            case _:
+                return None
+        if identity.certificate is None or identity.certificate.ca_key in trusted:
+            return None
+        fingerprint = identity.certificate.ca_key.fingerprint
+        return f"the {role} authority {fingerprint} is trusted no longer"

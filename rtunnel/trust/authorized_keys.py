@@ -14,6 +14,7 @@ import attrs
 
 from rtunnel.errors import AuthenticationRefused, InvalidName, KeyFormatError
 from rtunnel.naming import check_user, printable
+from rtunnel.trust.identity import UserIdentity
 from rtunnel.trust.source_patterns import SourcePatterns
 from rtunnel.wire.keys import PublicKey
 from rtunnel.wire.source_address import parse_address
@@ -128,6 +129,29 @@ class AuthorizedKeys:
                 reason = reason or refusal
         raise AuthenticationRefused(
             f"key {key.fingerprint}: {reason or 'not in authorized_keys'}"
+        )
+
+    def reason_against(self, user: UserIdentity, now: float) -> str | None:
+        """Why a person who was let in would not be now; None when they would, or do not
+        stand on a line of this file.
+
+        Not that their time is over: that was known when they logged in.
+
+        :param now: POSIX time.
+        """
+        if user.key is None or (
+            user.valid_before is not None and now >= user.valid_before
+        ):
+            return None
+        try:
+            entry = self.lookup(user.key, user.source, now)
+        except AuthenticationRefused as error:
+            return str(error)
+        if entry.name == user.name:
+            return None
+        return (
+            f"key {user.key.fingerprint}: line {entry.line} of authorized_keys says "
+            f"{entry.name} now"
         )
 
 

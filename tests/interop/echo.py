@@ -49,7 +49,12 @@ class Echo:
             writing = [to] if sent < len(data) else []
             readable, writable, _ = select([back], writing, [], max(left, 0))
             if writable:
-                sent += os.write(to.fileno(), data[sent : sent + 32 * 1024])
+                try:
+                    sent += os.write(to.fileno(), data[sent : sent + 32 * 1024])
+                except BrokenPipeError:
+                    raise AssertionError(
+                        f"the transfer broke: {self._said()}"
+                    ) from None
             if readable:
                 part = os.read(back.fileno(), 64 * 1024)
                 if not part:

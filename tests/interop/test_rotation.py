@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from typing import Any
 
@@ -118,6 +119,67 @@ class RotationTests(DeploymentTestCase):
             f"rotation: {echo.bytes / 2**20:.0f} MiB to and fro, longest round "
             f"{echo.longest:.2f} s"
         )
+
+    def test_logins_of_the_old_authority_end_with_it(self) -> None:
+        """An idle one at once, a busy one when it is done; or both at once, if that is
+        set. Who has followed stays, and so do all tunnels."""
+        deployment = self.deploy(Layout(proxies=1))
+        deployment.wait_tunnels()
+        (proxy,) = deployment.proxies
+
+        def step(phase: str) -> None:
+            for role in ROLES:
+                move(proxy, role, phase, False)
+            wait_until(lambda: not behind(proxy), 60, f"all in phase {phase}")
+
+        def working() -> Echo:
+            echo = Echo(deployment.ssh, proxy.name)
+            self.addCleanup(echo.kill)
+            echo.round()
+            return echo
+
+        def ended() -> list[dict[str, Any]]:
+            return [each for each in proxy.audit() if each["event"] == "login_ended"]
+
+        step("trusted")
+        deployment.ssh = deployment.person("alice", "ops")
+        idle = deployment.ssh.start("-N", proxy.name)
+        self.addCleanup(idle.wait)
+        self.addCleanup(idle.kill)
+        first = working()
+        step("signs")
+        deployment.ssh = deployment.person("alice", "ops")
+        second = working()
+        step("retired")
+        self.assertEqual(idle.wait(30), 255)
+        first.round()
+        first.finish()
+        second.round()
+        self.assertEqual([each["user"] for each in ended()], ["alice"])
+
+        config = proxy.state / "proxy.toml"
+        text = config.read_text()
+        self.assertIn("close_on_change = false", text)
+        config.write_text(
+            text.replace("close_on_change = false", "close_on_change = true")
+        )
+        proxy.process.signal(signal.SIGHUP)
+        step("trusted")
+        step("signs")
+        deployment.ssh = deployment.person("alice", "ops")
+        third = working()
+        second.round()
+        step("retired")
+        with self.assertRaisesRegex(AssertionError, "the transfer broke"):
+            second.until(lambda: False, 30, "the login has ended")
+        third.round()
+        third.finish()
+        self.assertEqual([each["user"] for each in ended()], ["alice"] * 2)
+        for each in ended():
+            self.assertIn("user authority SHA256:", each["reason"])
+        self.assertEqual(len(proxy.tunnels()), 1)
+        down = [each for each in proxy.audit() if each["event"] == "tunnel_down"]
+        self.assertEqual({each["outcome"] for each in down}, {"ok"})
 
     def test_nobody_is_left_behind_unasked(self) -> None:
         """A proxy that is down stops a rotation, and catches up when it is back; an

@@ -10,7 +10,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.audit.events import Event, LoginEnded
 from rtunnel.naming import Target
-from rtunnel.proxy.live_logins import LOOK_INTERVAL, REVOKED, LiveLogins
+from rtunnel.proxy.live_logins import (
+    LOOK_INTERVAL,
+    NOT_TRUSTED,
+    REVOKED,
+    LiveLogins,
+)
 from rtunnel.trust.identity import Identity, UserIdentity
 from rtunnel.trust.policy import Allow, AllowRule, Deny, Policy
 from rtunnel.trust.revocation import Revocation, RevocationKind, Revocations
@@ -310,6 +315,89 @@ class ExpiryTests(LiveLoginsTestCase):
         self.login(user())
         self.logins.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class RetiredTests(LiveLoginsTestCase):
+    """Authorities that are trusted no longer."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.retired = False
+        self.logins = self.make(retired=self.why)
+
+    def why(self, identity: Identity) -> str | None:
+        """Certificates that are not renewed are of the old one."""
+        renewed = getattr(identity, "fingerprint", "") == "renewed"
+        return "retired" if self.retired and not renewed else None
+
+    def retire(self) -> None:
+        """From now on."""
+        self.retired = True
+        self.logins.authorities_changed()
+
+    def test_login_ends_when_nothing_is_open(self) -> None:
+        """At once, or as soon as that is so."""
+        idle, busy = self.login(user()), self.login(user(), connections=1)
+        connection = self.connection(user())
+        self.retire()
+        self.assertEqual((idle.told, busy.told), ([NOT_TRUSTED], []))
+        self.clock.advance(LOOK_INTERVAL)
+        self.assertEqual((busy.told, connection.ended), ([], []))
+        busy.open_connections = 0
+        self.clock.advance(LOOK_INTERVAL)
+        self.assertEqual(busy.told, [NOT_TRUSTED])
+        self.assertEqual(len(self.events), 2)
+        for event in self.events:
+            assert isinstance(event, LoginEnded)
+            self.assertEqual(event.reason, "retired")
+
+    def test_who_has_followed_is_not_hit(self) -> None:
+        """Whatever was shown at the login."""
+        for close in (False, True):
+            self.logins.close_on_change = close
+            tunnel = self.login(agent())
+            tunnel.identity = attrs.evolve(agent(), fingerprint="renewed")
+            self.retire()
+            self.assertEqual(tunnel.told, [])
+            self.assertFalse(self.logins.has_lapsed(tunnel.identity))
+            self.assertTrue(self.logins.has_lapsed(agent()))
+
+    def test_all_of_it_ends_if_the_operator_wants_it(self) -> None:
+        """But for what passes through proxies, which stands on people's own logins."""
+        self.logins.close_on_change = True
+        alice = self.login(user(), connections=1)
+        passing = self.login(peer(), finishing=True, connections=1)
+        alices = self.connection(user())
+        others = self.connection(attrs.evolve(user("bob"), fingerprint="renewed"))
+        self.retire()
+        self.assertEqual((alice.told, alices.ended), ([NOT_TRUSTED], ["retired"]))
+        self.assertEqual((passing.told, others.ended), ([], []))
+
+
+class UnlistedTests(LiveLoginsTestCase):
+    """Lines of authorized_keys that are gone."""
+
+    def test_counts_when_files_are_read_again_and_if_it_is_wanted(self) -> None:
+        """For what is opened anew it counts always."""
+        gone: list[Identity] = []
+        self.logins = self.make(
+            unlisted=lambda identity: "gone" if identity in gone else None
+        )
+        listed = user()
+        alice, bob = self.login(listed), self.login(user("bob"))
+        alices = self.connection(listed)
+        self.assertFalse(self.logins.has_lapsed(listed))
+        gone.append(listed)
+        self.assertTrue(self.logins.has_lapsed(listed))
+        self.logins.reloaded()
+        self.clock.advance(LOOK_INTERVAL)
+        self.assertEqual((alice.told, alices.ended), ([], []))
+        self.logins.close_on_change = True
+        self.clock.advance(LOOK_INTERVAL)
+        self.assertEqual((alice.told, alices.ended), ([], []))
+        self.logins.reloaded()
+        self.assertEqual((alice.told, alices.ended), ([NOT_TRUSTED], ["gone"]))
+        self.assertEqual(bob.told, [])
 
 
 class RulesTests(LiveLoginsTestCase):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
+import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -13,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtunnel.errors import AuthenticationRefused
 from rtunnel.trust.authorized_keys import AuthorizedKey, AuthorizedKeys
 from rtunnel.wire.keys import ECDSA_P256, ED25519, RSA, SK_ED25519
+from tests.trust.test_revocation import listed_user, user
 from tests.wire.examples import (
     KEY_TYPES,
     NOW,
@@ -296,6 +299,36 @@ class LookupTests(SynchronousTestCase):
         """Of those with the key."""
         text = f'from="10.0.0.1" {LINE}\nexpiry-time="20200101Z" {LINE}\n'
         self.assertIn("line 1 of authorized_keys does not allow", self.refusal(text))
+
+
+class ReasonAgainstTests(SynchronousTestCase):
+    """People who were let in, and a file that has changed since."""
+
+    def reason(self, *lines: str, **fields: Any) -> str | None:
+        """What a file says against alice, who came with a key from SOURCE."""
+        alice = attrs.evolve(listed_user("alice", KEY), source=SOURCE, **fields)
+        return AuthorizedKeys.parse("\n".join(lines)).reason_against(alice, NOW)
+
+    def test_line_that_lets_them_in_says_nothing(self) -> None:
+        """Wherever it is now."""
+        self.assertIsNone(self.reason("# people", "", LINE))
+
+    def test_line_that_is_gone_or_lets_others_in_does(self) -> None:
+        """Saying which line, and what it says now."""
+        self.assertIn("not in authorized_keys", self.reason() or "")
+        self.assertIn("line 1", self.reason(f'from="192.0.2.9" {LINE}') or "")
+        self.assertIn("line 1", self.reason(f'expiry-time="20010101Z" {LINE}') or "")
+        renamed = self.reason("#", KEY.to_openssh("bob"))
+        self.assertIn("line 2 of authorized_keys says bob now", renamed or "")
+
+    def test_end_that_was_known_is_no_change(self) -> None:
+        """Who is over by then is another matter."""
+        ended = self.reason(f'expiry-time="20010101Z" {LINE}', valid_before=NOW)
+        self.assertIsNone(ended)
+
+    def test_who_has_a_certificate_does_not_stand_on_the_file(self) -> None:
+        """Though it were of the same key."""
+        self.assertIsNone(AuthorizedKeys().reason_against(user(), NOW))
 
 
 class SshKeygenTests(SynchronousTestCase):
