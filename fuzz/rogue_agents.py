@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from fuzz.harness import Harness
-from fuzz.keys import CA, KEY_BLOBS, NOW
+from fuzz.keys import CA, KEY_BLOBS, NOW, USER, certificate
 from fuzz.rogue import UNCHANGED, Moods, Rogue, asked, encode_script, opened
 from fuzz.script import Script
 from rtunnel.discovery.messages import (
@@ -21,6 +21,7 @@ from rtunnel.discovery.messages import (
     encode,
 )
 from rtunnel.discovery.transport_request import TransportRequest
+from rtunnel.discovery.trust_messages import Renew
 from rtunnel.errors import SigningRefused, SigningUnavailable
 from rtunnel.proxy.joiner import Joiner
 from rtunnel.proxy.tunnel import CONTROL_CHANNEL, TRANSPORT_CHANNEL, Tunnel
@@ -119,6 +120,7 @@ class _Agent(Rogue):
         assert self.started == self.ended == 1 and not self.tunnel.open_channels
 
 
+_CERTIFICATE = certificate(ca=CA, principals=("site",), extensions=())
 _AGENT_OPENS = (
     (CONTROL_CHANNEL, b""),
     (CONTROL_CHANNEL, b""),
@@ -133,6 +135,7 @@ _AGENT_REQUESTS = tuple(
         Heartbeat(7),
         Drain("going away", 0.0),
         DiscoveryRequest((), 0.5),
+        Renew(RenewalRequest.make(_CERTIFICATE, USER, NOW)),
     )
 )
 
@@ -221,7 +224,9 @@ _NEWCOMER_REQUESTS = (
 def _agent_scripts() -> list[bytes]:
     up = (*opened(0), *asked(0))
     return [
-        encode_script(*up, *(step for number in (2, 3, 4) for step in asked(number))),
+        encode_script(
+            *up, *(step for number in (2, 3, 4, 5) for step in asked(number))
+        ),
         encode_script(*up, *asked(0)),
         *(
             encode_script(*up, (Rogue.decide, b"\0"), moods=moods)
