@@ -26,9 +26,10 @@ from rtunnel.cli.options import (
     state_option,
     ttl_option,
 )
+from rtunnel.cli.preconditions import check_agent_cluster, check_public
 from rtunnel.cli.printing import shell_path, steps, until
 from rtunnel.config import agent_toml, load_proxy
-from rtunnel.errors import ConfigError, RtunnelError
+from rtunnel.errors import ConfigError
 from rtunnel.state_directory import (
     AGENT_CA,
     AGENT_CONFIG,
@@ -77,18 +78,8 @@ def sign(
     agent.toml.
     """
     proxies = load_proxy(state / PROXY_CONFIG)
-    if cluster == proxies.cluster:
-        raise RtunnelError(
-            f"{cluster} is the proxies' own cluster, which they reach themselves; name "
-            "another for the hosts behind the agent"
-        )
-    if not proxies.ssh.public:
-        raise ConfigError(
-            [
-                f"{proxies.path}: ssh.public: found [], expected the addresses where "
-                'agents find the proxies, as in ["lb.example.com:3023"]'
-            ]
-        )
+    check_agent_cluster(cluster, proxies)
+    check_public(proxies)
     text = agent_toml({"cluster": cluster, "proxies": proxies.ssh.public}, settings)
     config = parse_agent_toml(text)
     check_state(config, out)

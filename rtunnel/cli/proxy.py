@@ -29,6 +29,7 @@ from rtunnel.cli.options import (
     state_option,
     ttl_option,
 )
+from rtunnel.cli.preconditions import check_shareable
 from rtunnel.cli.printing import shell_path, steps, until
 from rtunnel.config import ProxyConfig, load_proxy, proxy_toml
 from rtunnel.config.common_settings import common_settings
@@ -143,7 +144,7 @@ def renew(state: Path, path: Path | None, ttl: int | None) -> None:
 
 
 def _check_shared(first: ProxyConfig, config: ProxyConfig) -> None:
-    """Both proxies have to be of one cluster and see one registry."""
+    """Both proxies have to be of one cluster, and could see one registry."""
     if config.cluster != first.cluster:
         raise ConfigError(
             [
@@ -151,22 +152,28 @@ def _check_shared(first: ProxyConfig, config: ProxyConfig) -> None:
                 f'"{first.cluster}"; another cluster is made with `rtunnel init`'
             ]
         )
-    if config.registry.url == "memory:":
-        raise ConfigError(
-            [
-                f'{first.path}: registry.url: found "memory:", expected '
-                '"sqlite:PATH" or "etcd:URL,..."; proxies find each other only in a '
-                "registry that all of them can reach"
-            ]
-        )
+    same = config.registry.url == first.registry.url
+    check_shareable(config, first.path if same else "--set")
     if config.name == first.name:
         raise ConfigError([f"{first.path}: the first proxy is called {first.name} too"])
+
+
+def _registry_file(config: ProxyConfig, directory: Path) -> Path:
+    """Where the registry of a proxy in ``directory`` lies."""
+    return (directory / config.registry.url.removeprefix("sqlite:")).resolve()
 
 
 def _next_steps(first: ProxyConfig, config: ProxyConfig, out: Path) -> str:
     lines = [f"Proxy {config.name} of cluster {config.cluster} is ready in "]
     lines[0] += f"{shell_path(out)}."
-    if config.registry.url.startswith("sqlite:"):
+    shared, own = _registry_file(first, first.state), _registry_file(config, out)
+    if own != shared:
+        lines.append(
+            f"It has a registry of its own, sqlite:{own}, and {first.name} has "
+            f"sqlite:{shared}: neither knows of the other. If they should, leave out "
+            "--set registry.url."
+        )
+    else:
         lines.append(
             f"It shares the registry {config.registry.url} and so has to run on this "
             "machine."

@@ -19,8 +19,13 @@ from rtunnel.cli.options import (
     proxy_name,
     state_option,
 )
+from rtunnel.cli.preconditions import (
+    check_agent_cluster,
+    check_public,
+    check_shareable,
+)
 from rtunnel.config import ProxyConfig, load_proxy
-from rtunnel.errors import ConfigError, InvalidName, RtunnelError
+from rtunnel.errors import InvalidName
 from rtunnel.naming import printable
 from rtunnel.proxy.tokens import Tokens
 from rtunnel.state_directory import (
@@ -104,19 +109,10 @@ def add(
     if ttl > MAX_LIFETIME:
         raise click.UsageError("a token is good for a year at most")
     config = load_proxy(state / PROXY_CONFIG)
-    if cluster == config.cluster:
-        raise RtunnelError(
-            f"{cluster} is the proxies' own cluster, which they reach themselves; name "
-            "another for the hosts behind the agent, or give --proxy"
-        )
-    if for_proxy and config.registry.url == "memory:":
-        raise ConfigError(
-            [
-                f'{config.path}: registry.url: found "memory:", expected '
-                '"sqlite:PATH" or "etcd:URL,..."; proxies find each other only in a '
-                "registry that all of them can reach"
-            ]
-        )
+    if cluster is not None:
+        check_agent_cluster(cluster, config, ", or give --proxy")
+    if for_proxy:
+        check_shareable(config, config.path)
     secret = new_token()
     line = _line(config, secret, "proxy" if for_proxy else "agent", cluster)
     now = time.time()
@@ -185,13 +181,7 @@ def remove(token_id: str, state: Path) -> None:
 def _line(
     config: ProxyConfig, secret: str, kind: Role, cluster: str | None
 ) -> JoinLine:
-    if not config.ssh.public:
-        raise ConfigError(
-            [
-                f"{config.path}: ssh.public: found [], expected the addresses where "
-                'agents find the proxies, as in ["lb.example.com:3023"]'
-            ]
-        )
+    check_public(config)
     anchors = load_trust_anchors(public_path(config.state / HOST_CA))
     return JoinLine(
         kind=kind,

@@ -67,7 +67,7 @@ class SshConfig(AlgorithmLists):
 
 @attrs.frozen
 class WebConfig:
-    """``[web]``: status page, /metrics, /healthz, /readyz.
+    """``[web]``: /healthz, /readyz.
 
     :param listen: Twisted server endpoint strings; none, no web server.
     """
@@ -79,7 +79,7 @@ class WebConfig:
 class RegistryConfig:
     """``[registry]``: where the proxies of a cluster find each other.
 
-    :param url: ``memory:``, ``sqlite:PATH`` (relative to ``state``) or ``etcd:URL,…``.
+    :param url: ``memory:``, or ``sqlite:PATH`` (relative to ``state``).
     """
 
     url: RegistryUrl = "sqlite:registry.db"
@@ -209,8 +209,9 @@ class ProxyConfig:
     :param cluster: the cluster of this proxy.
     :param name: for people.
     :param state: directory of keys, certificates, registry and admin.sock.
-    :param close_on_change: whether connections that the rules allow no longer are
-        closed; else the rules count for new ones only.
+    :param close_on_change: whether what is open is closed when the rules allow it no
+        longer, or the line of authorized_keys or the authority is gone that the login
+        stands on; else these count for what is opened anew.
     :param allow: who may reach what, see :class:`rtunnel.trust.policy.Policy`.
     """
 

@@ -23,8 +23,8 @@ from rtunnel.trust.targets import TargetPatterns
 PROXY_COMMENTS = {
     "name": "for people; default: the host name",
     "state": "relative to this file: keys, certificates, registry, admin.sock",
-    "close_on_change": "close connections that the rules allow no longer; reloaded on "
-    "SIGHUP",
+    "close_on_change": "close what rules, authorized_keys or authorities allow no "
+    "longer; reloaded on SIGHUP",
     "ssh.listen": "agents and clients; Twisted server endpoint strings, so tcp:, "
     "unix:, systemd:, haproxy: ...",
     "ssh.public": "what agents and clients are told to use",
@@ -33,8 +33,8 @@ PROXY_COMMENTS = {
     "ssh.proxy_protocol_from": "addresses or networks of balancers that begin each "
     "connection with a PROXY header (send-proxy, send-proxy-v2), and have to",
     **PROXY_ALGORITHM_COMMENTS,
-    "web.listen": "status page, /metrics, /healthz, /readyz",
-    "registry.url": '"memory:", "sqlite:PATH" or "etcd:URL,..."',
+    "web.listen": "/healthz, /readyz",
+    "registry.url": '"sqlite:PATH", or "memory:" for a proxy that is alone',
     "peer.listen": "other proxies; default: the ssh listener",
     "peer.advertise": "what other proxies dial",
     "tunnel.heartbeat": "seconds between heartbeats",

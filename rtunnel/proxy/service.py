@@ -436,8 +436,8 @@ class ProxyService(Service):
         """Read what may change, and reopen the audit file (SIGHUP).
 
         That is the ``[[allow]]`` rules, this proxy's certificate, the authorities, and
-        the key revocation lists; and with ``close_on_change`` who is logged in by a line
-        of ``authorized_keys`` that is gone.
+        the key revocation lists. With ``close_on_change`` what these allow no longer is
+        closed, and who is logged in by a line of ``authorized_keys`` that is gone.
         A config file with errors changes nothing; each error is logged. So it is with
         keys and certificates.
         """

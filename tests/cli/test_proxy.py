@@ -86,9 +86,25 @@ class ProxySignTests(CommandTestCase):
     def test_a_registry_that_cannot_be_shared_is_refused(self) -> None:
         """Two proxies with memory: would never hear of each other."""
         self.init("--force", "--set", 'registry.url="memory:"')
-        self.assertIn("registry.url", self.refuse())
+        path = self.state / "proxy.toml"
+        self.assertIn(f"{path}: registry.url", self.refuse())
         self.assertFalse(self.out.exists())
-        self.sign("--set", 'registry.url="etcd:http://127.0.0.1:2379"')
+        self.init("--force")
+        refused = self.refuse("--set", 'registry.url="memory:"')
+        self.assertIn("--set: registry.url", refused)
+        refused = self.refuse("--set", 'registry.url="etcd:http://127.0.0.1:2379"')
+        self.assertIn("not there yet", refused)
+
+    def test_says_when_they_share_no_registry(self) -> None:
+        """And nothing of sharing then; the same file by another name is the same."""
+        self.assertIn("It shares the registry", self.sign())
+        same = f'registry.url="sqlite:../{self.state.name}/registry.db"'
+        self.assertIn("It shares the registry", self.sign("--force", "--set", same))
+        other = self.sign("--force", "--set", 'registry.url="sqlite:other.db"')
+        self.assertNotIn("shares", other)
+        self.assertIn(f"sqlite:{self.out}/other.db", other)
+        self.assertIn(f"sqlite:{self.state}/registry.db", other)
+        self.assertIn("neither knows of the other", other)
 
     def test_settings_that_hold_for_every_proxy_are_taken_over(self) -> None:
         """Rules and limits; but not what speaks of the first proxy alone."""

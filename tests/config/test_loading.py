@@ -44,7 +44,7 @@ authorized_keys = "/etc/rtunnel/people"
 listen = []
 
 [registry]
-url = "etcd:http://10.0.0.1:2379,http://10.0.0.2:2379"
+url = "sqlite:/var/lib/rtunnel/registry.db"
 
 [peer]
 listen = ["tcp:3024"]
@@ -177,9 +177,7 @@ class ProxyFileTests(LoadingTestCase):
         )
         self.assertEqual(config.ssh.advertise, (Address("2001:db8::1", 2022),))
         self.assertEqual(config.web.listen, ())
-        self.assertEqual(
-            config.registry.url, "etcd:http://10.0.0.1:2379,http://10.0.0.2:2379"
-        )
+        self.assertEqual(config.registry.url, "sqlite:/var/lib/rtunnel/registry.db")
         self.assertEqual(config.peer.listen, ("tcp:3024",))
         self.assertEqual(config.peer.advertise, (Address("10.0.0.1", 3024),))
         self.assertEqual(config.tunnel, TunnelConfig(heartbeat=2.5, missed=4))
@@ -435,7 +433,7 @@ REFUSED_BY_PROXY: dict[str, list[Any]] = {
     "ssh.authorized_keys": ["", 1],
     "ssh.proxy_protocol_from": [True, ["*"], ["10.0.0.0/33"], ["10.0.0.1/8"]],
     **REFUSED_ALGORITHMS,
-    "registry.url": ["", "sqlite:", "memory", "redis:x", "etcd:", "etcd:host:1", 1],
+    "registry.url": ["", "sqlite:", "memory", "redis:x", "etcd:x", 1],
     "tunnel.heartbeat": [0, -1, True, "5", float("inf"), float("nan"), 1e300, [5]],
     "tunnel.missed": [0, -1, 1.0, True, "3", 10**9],
     "limits.login_grace": [0, 10**400, False],
@@ -513,6 +511,20 @@ class RefusedValueTests(SynchronousTestCase):
                 self.assertIn("expected", line)
         else:
             self.fail(f"{key} = {value!r} was taken: {config}")
+
+    def test_registry_that_is_not_there_yet_is_refused_with_what_to_do(self) -> None:
+        """By the file, not only when a proxy starts."""
+        data = {"cluster": "a", "registry": {"url": "etcd:http://10.0.0.1:2379"}}
+        with self.assertRaises(Problems) as raised:
+            structure(data, ProxyConfig)
+        (problem,) = raised.exception.problems
+        self.assertEqual(
+            problem.describe("proxy.toml"),
+            'proxy.toml: registry.url: found "etcd:http://10.0.0.1:2379", expected '
+            '"sqlite:PATH", or "memory:" for a proxy that is alone; registries in etcd '
+            "are not there yet: let all proxies of the cluster run on one machine, and "
+            "share a file",
+        )
 
     def test_values_that_a_proxy_refuses(self) -> None:
         """Wrong types, wrong ranges and malformed texts in ``proxy.toml``."""

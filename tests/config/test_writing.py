@@ -35,7 +35,7 @@ PROXY_FILE = """\
 cluster = "a"
 name = "proxy-1"                 # for people; default: the host name
 state = "."                      # relative to this file: keys, certificates, registry, admin.sock
-close_on_change = false          # close connections that the rules allow no longer; reloaded on SIGHUP
+close_on_change = false          # close what rules, authorized_keys or authorities allow no longer; reloaded on SIGHUP
 
 [ssh]
 listen = ["tcp:3023"]            # agents and clients; Twisted server endpoint strings, so tcp:, unix:, systemd:, haproxy: ...
@@ -50,10 +50,10 @@ host_key_algorithms = []         # of proxies; default: certificates, then plain
 user_key_algorithms = []         # to log in with; default: the same, and FIDO keys (sk-)
 
 [web]
-listen = ["tcp:3080:interface=127.0.0.1"] # status page, /metrics, /healthz, /readyz
+listen = ["tcp:3080:interface=127.0.0.1"] # /healthz, /readyz
 
 [registry]
-url = "sqlite:registry.db"       # "memory:", "sqlite:PATH" or "etcd:URL,..."
+url = "sqlite:registry.db"       # "sqlite:PATH", or "memory:" for a proxy that is alone
 
 [peer]
 listen = []                      # other proxies; default: the ssh listener
