@@ -48,7 +48,7 @@ class Entry(Factory):
     noisy = False
 
     def __init__(self, proxy: ProxyService, port: int) -> None:
-        self._client: Any = proxy._accepted.make_handler(USER)
+        self._client: Any = proxy.parts.accepted.make_handler(USER)
         self._target = Target("localhost", "b", port)
 
     def buildProtocol(self, addr: object) -> TcpStream:

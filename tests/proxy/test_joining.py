@@ -210,7 +210,7 @@ class AgentTests(JoiningTestCase):
         record = TokenRecord(
             hash_of(line.token), "agent", "b", 1, hour_ago, hour_ago + 60
         )
-        await self.proxy._registry.put(record.key, record.to_json())
+        await self.proxy.parts.registry.put(record.key, record.to_json())
         return line
 
     async def test_nothing_else_can_be_done_with_a_token(self) -> None:
@@ -280,13 +280,13 @@ class AgentTests(JoiningTestCase):
         """Nor keeps the proxy from stopping."""
         connection = await self.log_in(await self.add())
         await Session.of(connection, "agent", None)
-        (joiner,) = self.proxy._accepted._joiners
+        (joiner,) = self.proxy.parts.accepted._joiners
         timer = joiner._timer
         assert timer is not None
         self.assertLess(timer.getTime() - self.reactor.seconds(), 60.1)
         timer.reset(0)
         await self.peers[-1].lost
-        self.assertEqual(self.proxy._accepted._joiners, set())
+        self.assertEqual(self.proxy.parts.accepted._joiners, set())
 
     async def test_stopping_ends_newcomers(self) -> None:
         """They hear why."""
@@ -327,7 +327,7 @@ class PeerListenerTests(JoiningTestCase):
 
     async def test_nobody_joins_there(self) -> None:
         """The token is not even looked at."""
-        address: Any = self.proxy._peer_ports[0].getHost()
+        address: Any = self.proxy._listeners.peer_ports[0].getHost()
         with self.assertRaises(ConnectionFailed):
             await self.log_in(await self.add(), address.port)
         self.assertEqual(self.events("join_refused"), [])
@@ -339,7 +339,7 @@ class TwoProxiesJoinTests(TwoProxiesTestCase, JoiningTestCase):
     async def test_a_proxy_without_authorities_lets_a_peer_sign(self) -> None:
         """The newcomer does not notice; the audit of the one that signs does."""
         self.assertFalse((self.other_state / "agent_ca").exists())
-        await self.until(lambda: self.other._peers.signing("agent"))
+        await self.until(lambda: self.other.parts.peers.signing("agent"))
         line = await self.add()
         files = await self.join(self.line(line.token, ports=[self.other_port]))
         certificate, _ = Certificate.from_openssh(files["agent_key-cert.pub"].strip())
@@ -354,7 +354,7 @@ class TwoProxiesJoinTests(TwoProxiesTestCase, JoiningTestCase):
 
     async def test_a_proxy_joins_through_a_proxy_without_authorities(self) -> None:
         """With the settings of that one, and names of its own."""
-        await self.until(lambda: self.other._peers.signing("proxy"))
+        await self.until(lambda: self.other.parts.peers.signing("proxy"))
         line = await self.add(kind="proxy", cluster="a", names=["proxy-3"])
         files = await self.join(
             self.line(line.token, "proxy", "a", ports=[self.other_port])
@@ -371,7 +371,7 @@ class TwoProxiesJoinTests(TwoProxiesTestCase, JoiningTestCase):
     async def test_a_token_used_at_the_same_moment_at_both(self) -> None:
         """Twenty times over: one of the two gets a certificate, the other one hears
         what anybody hears whose token was used."""
-        await self.until(lambda: self.other._peers.signing("agent"))
+        await self.until(lambda: self.other.parts.peers.signing("agent"))
         for _ in range(20):
             line = await self.add()
             connections = [
@@ -392,7 +392,7 @@ class TwoProxiesJoinTests(TwoProxiesTestCase, JoiningTestCase):
 
     async def test_with_no_proxy_that_signs_the_token_stays_good(self) -> None:
         """And the newcomer hears what is missing."""
-        await self.until(lambda: self.other._peers.signing("agent"))
+        await self.until(lambda: self.other.parts.peers.signing("agent"))
         line = await self.add()
         os.rename(self.state / "agent_ca", self.state / "agent_ca.away")
         there = self.line(line.token, ports=[self.other_port])

@@ -300,7 +300,7 @@ class OwnListenerTests(PeerTestCase):
     @property
     def peer_port(self) -> int:
         """Where the other proxy listens for peers."""
-        (port,) = self.other._peer_ports
+        (port,) = self.other._listeners.peer_ports
         address: Any = port.getHost()
         return int(address.port)
 
@@ -319,5 +319,5 @@ class OwnListenerTests(PeerTestCase):
             )
         client = await self.client()
         await self.open_target(client, "web1.b")
-        record = self.other._membership.record
+        record = self.other.parts.membership.record
         self.assertEqual(record.peer_addresses, (f"127.0.0.1:{self.peer_port}",))

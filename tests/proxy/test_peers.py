@@ -92,11 +92,11 @@ class ForwardingTests(ForwardingTestCase):
         first, second = await self.client(), await self.client("bob")
         for client in (first, second, first):
             await self.open_target(client, "web1.b")
-        self.assertEqual(len(self.other._accepted._peers), 1)
-        self.assertEqual(self.other._accepted.open_connections, 3)
+        self.assertEqual(len(self.other.parts.accepted._peers), 1)
+        self.assertEqual(self.other.parts.accepted.open_connections, 3)
         first.close("going")
         second.close("going")
-        await self.until(lambda: self.other._accepted.open_connections == 0)
+        await self.until(lambda: self.other.parts.accepted.open_connections == 0)
         self.assertEqual(len(self.links()), 1)
 
     async def test_what_the_agent_says_of_the_target_reaches_the_client(self) -> None:
@@ -269,7 +269,7 @@ class LossTests(ForwardingTestCase):
 
     def incoming(self, proxy: ProxyService) -> Any:
         """The TCP transport of a peer that has logged in."""
-        (peer,) = proxy._accepted._peers
+        (peer,) = proxy.parts.accepted._peers
         assert peer._connection is not None
         transport: Any = peer._connection.transport
         return transport.transport
@@ -322,7 +322,7 @@ class LossTests(ForwardingTestCase):
         """Its record outlives it for a while."""
         await self.agent_at_other()
         client = await self.client()
-        await self.other._close_ports()
+        await self.other._listeners.close()
         refused = await self.refusal(client, "web1.b")
         self.assertEqual(refused.reason_code, 2)
         self.assertIn("proxy-2", refused.text)
@@ -361,7 +361,7 @@ class LossTests(ForwardingTestCase):
         channel.write_eof()
         await received.ended
         await stopped
-        await self.until(lambda: not self.other._accepted._peers)
+        await self.until(lambda: not self.other.parts.accepted._peers)
         self.assertEqual(self.links(), [])
 
 
@@ -371,14 +371,14 @@ class LinkTests(ForwardingTestCase):
     async def publish(self, *addresses: str) -> Connection:
         """Let the peer publish these; return a client of the first proxy."""
         await self.agent_at_other()
-        await self.other._membership.set_peer_addresses(addresses)
+        await self.other.parts.membership.set_peer_addresses(addresses)
         own = self.other.status()["proxy"]["id"]
         await self.until(
             lambda: (
                 [addresses]
                 == [
                     record.peer_addresses
-                    for record in self.proxy._membership.proxies()
+                    for record in self.proxy.parts.membership.proxies()
                     if record.id == own
                 ]
             )
@@ -387,7 +387,7 @@ class LinkTests(ForwardingTestCase):
 
     def hurry(self, timeout: float) -> None:
         """Give links less time."""
-        peers = self.proxy._peers
+        peers = self.proxy.parts.peers
         peers._settings = attrs.evolve(peers._settings, timeout=timeout)
 
     def hanging(self) -> str:
@@ -400,9 +400,9 @@ class LinkTests(ForwardingTestCase):
     async def test_a_proxy_publishes_where_it_listens(self) -> None:
         """When nothing says otherwise; so two proxies on one machine just work."""
         for proxy in (self.proxy, self.other):
-            (port,) = proxy._ports
+            (port,) = proxy._listeners.ports
             self.assertEqual(
-                proxy._membership.record.peer_addresses,
+                proxy.parts.membership.record.peer_addresses,
                 (f"127.0.0.1:{port.getHost().port}",),  # type: ignore[attr-defined]
             )
 
@@ -412,7 +412,7 @@ class LinkTests(ForwardingTestCase):
         refused = await self.refusal(client, "web1.b")
         self.assertEqual(refused.reason_code, 2)
         self.assertIn("another proxy answers there", refused.text)
-        self.assertEqual(self.proxy._accepted._peers, set())
+        self.assertEqual(self.proxy.parts.accepted._peers, set())
 
     async def test_an_address_that_hangs_takes_its_time_and_no_more(self) -> None:
         """The client is told, and the next client is too."""
@@ -442,13 +442,13 @@ class LinkTests(ForwardingTestCase):
     async def test_agents_addresses_will_do(self) -> None:
         """When there are none for peers."""
         client = await self.publish()
-        membership = self.other._membership
+        membership = self.other.parts.membership
         address = f"127.0.0.1:{self.other_port}"
         await membership._set_record(
             attrs.evolve(membership.record, addresses=(address,))
         )
         await self.until(
-            lambda: any(r.addresses for r in self.proxy._membership.proxies())
+            lambda: any(r.addresses for r in self.proxy.parts.membership.proxies())
         )
         await self.open_target(client, "web1.b")
 
@@ -475,7 +475,7 @@ class LinkTests(ForwardingTestCase):
 
     async def test_an_idle_link_is_closed(self) -> None:
         """And made anew when it is needed."""
-        peers = self.proxy._peers
+        peers = self.proxy.parts.peers
         peers._settings = attrs.evolve(peers._settings, idle=0.1, heartbeat=0.05)
         await self.agent_at_other()
         client = await self.client()
@@ -488,4 +488,4 @@ class LinkTests(ForwardingTestCase):
             channel.write_eof()
             await received.ended
             await self.until(lambda: not self.links())
-            await self.until(lambda: not self.other._accepted._peers)
+            await self.until(lambda: not self.other.parts.accepted._peers)

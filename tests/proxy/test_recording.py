@@ -136,7 +136,7 @@ class RequiredTests(Required):
         path = self.config.audit.path
         moved = path.rename(path.with_suffix(".1"))
         path.mkdir()
-        self.proxy._audit.reopen()
+        self.proxy.parts.audit.reopen()
         self.assertIsNone(self.proxy.not_ready())
         await self.assert_nobody_gets_in()
         path.rmdir()

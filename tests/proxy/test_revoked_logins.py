@@ -127,7 +127,7 @@ class RevokedTests(RevokedTestCase):
         alice, bob = await self.client("alice"), await self.client("bob")
         (_, alices), (_, bobs) = await self.opened(alice), await self.opened(bob)
         # The first proxy does not hear of it.
-        self.proxy._revocations.stop()
+        self.proxy.parts.revocations.stop()
         await self.revoke(RevocationKind.USER, "alice")
         await alices.ended
         self.assertLess(time.monotonic() - self.began, WITHIN)
@@ -237,7 +237,7 @@ class RevokedTests(RevokedTestCase):
         client = await self.client("bob")
         _, received = await self.opened(client)
         # The other one, being compromised, acts on nothing.
-        self.other._revocations.stop()
+        self.other.parts.revocations.stop()
         await self.revoke(RevocationKind.KEY_ID, self.other.status()["proxy"]["id"])
         await received.ended
         self.assertLess(time.monotonic() - self.began, WITHIN)

@@ -224,9 +224,9 @@ class DialTests(ProxyTestCase):
         agent = await self.agent_in_service()
         client = await self.client()
         await self.open_target(client, "web1.b")
-        self.assertEqual(self.proxy._accepted.open_connections, 1)
+        self.assertEqual(self.proxy.parts.accepted.open_connections, 1)
         client.close("going")
-        await self.until(lambda: self.proxy._accepted.open_connections == 0)
+        await self.until(lambda: self.proxy.parts.accepted.open_connections == 0)
         assert agent.connection is not None
         connection = agent.connection
         await self.until(lambda: connection.open_channels == 1)

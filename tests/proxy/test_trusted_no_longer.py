@@ -60,9 +60,9 @@ class RetiredAuthorityTests(TrustedNoLongerTestCase):
         self.assertIn("user authority SHA256:", ended["reason"])
         channel.write_eof()
         await received.ended
-        await self.until(lambda: self.proxy._accepted.open_connections == 0)
+        await self.until(lambda: self.proxy.parts.accepted.open_connections == 0)
         # Or in half a minute.
-        self.proxy._logins.authorities_changed()
+        self.proxy.parts.logins.authorities_changed()
         self.assertIn(NOT_TRUSTED, await busy.lost)
 
     async def test_authority_that_is_trusted_again_gives_back_what_it_took(
@@ -107,11 +107,11 @@ class RetiredAuthorityTests(TrustedNoLongerTestCase):
         client = await self.client("alice")
         channel, received = await self.opened(client)
         as_other = Peer()
-        other = self.other._credentials.present
+        other = self.other.parts.credentials.present
         await self.connect(as_other, other.key, other.certificate)
         # By a file it would not trust its own certificate either.
         new = PrivateKey.generate().public
-        self.proxy._credentials.trust("host", [new])
+        self.proxy.parts.credentials.trust("host", [new])
         self.assertIn(NOT_TRUSTED, await as_other.lost)
         self.assertEqual(self.links(), [])
         with self.assertRaises(OpenRefused):

@@ -86,7 +86,7 @@ class TwoProxiesTestCase(ProxyTestCase):
 
     def links(self) -> list[Any]:
         """The first proxy's links."""
-        return list(self.proxy._peers._links.values())
+        return list(self.proxy.parts.peers._links.values())
 
 
 def port_of(proxy: ProxyService) -> int:
