@@ -5,12 +5,16 @@ loopback address while the registry is one that only processes of this machine c
 (``sqlite:``, ``memory:``), and by the address that this host has towards others when it
 is ``etcd:``. A wrong address is no danger, for only the host certificate tells who
 answers there; it only means that connections cannot be passed on.
+
+Whoever connects to an address of the same host comes from that address. So where it is
+a balancer's (``ssh.proxy_protocol_from``) as well, the listener wants a PROXY header,
+which other proxies do not send, and only one of ``[peer] listen`` is for them.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from typing import Final
 
@@ -18,6 +22,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress
 
 from rtunnel.config import Address, ProxyConfig
+from rtunnel.wire.source_address import in_networks, parse_address
 
 #: Endpoints that speak SSH and nothing around it, such as TLS or the PROXY protocol.
 PLAIN_ENDPOINTS: Final = ("tcp:", "tcp6:", "systemd:")
@@ -69,5 +74,37 @@ def peer_addresses(
         if host in _WILDCARDS:
             loopback = "127.0.0.1" if isinstance(address, IPv4Address) else "::1"
             host = primary() if shared else loopback
-        found[str(Address(host, address.port))] = None
+        if not _wants_header(config, host):
+            found[str(Address(host, address.port))] = None
     return tuple(found)
+
+
+def unreachable(config: ProxyConfig, addresses: Sequence[str]) -> str | None:
+    """Why no other proxy can use what is published, and what to do; None if one may.
+
+    :param addresses: see :func:`peer_addresses`.
+    """
+    if config.registry.url == "memory:":
+        # There is no other proxy.
+        return None
+    hosts = (Address.parse(each).host for each in addresses)
+    if not all(_wants_header(config, host) for host in hosts):
+        return None
+    if config.ssh.proxy_protocol_from and not config.peer.listen:
+        return (
+            "they would come from an address in ssh.proxy_protocol_from, where the "
+            "PROXY header is missing that balancers send; give them a listener of "
+            'their own, as in peer.listen = ["tcp:3024:interface=127.0.0.1"]'
+        )
+    return "set peer.advertise, or give them a listener of their own in peer.listen"
+
+
+def _wants_header(config: ProxyConfig, host: str) -> bool:
+    """Whether who connects to this address of ours is taken for a balancer."""
+    if config.peer.listen:
+        return False
+    try:
+        address = parse_address(host)
+    except ValueError:
+        return False
+    return in_networks(address, config.ssh.proxy_protocol_from)

@@ -245,7 +245,8 @@ class PeerLink:
     async def _connect(self, addresses: Sequence[str]) -> ClientTransport:
         if not addresses:
             raise ConnectionFailed(
-                "it has published no address; set peer.advertise in its proxy.toml"
+                "it has published no address; set peer.listen or peer.advertise in its "
+                "proxy.toml, as its log says"
             )
         failure: Exception | None = None
         for text in addresses:

@@ -16,6 +16,7 @@ from rtunnel.config import ProxyConfig, load_proxy
 from rtunnel.errors import ConfigError, KeyFileError
 from rtunnel.proxy.assembly import ProxyParts
 from rtunnel.proxy.listeners import Listeners
+from rtunnel.proxy.peer_addresses import unreachable
 from rtunnel.proxy.revoking import Revoking
 from rtunnel.proxy.rotation import Rotation
 from rtunnel.proxy.tokens import Tokens
@@ -99,11 +100,13 @@ class ProxyService(Service):
 
     async def _publish_peer_addresses(self) -> None:
         addresses = self._listeners.peer_addresses()
-        if not addresses and self._config.registry.url != "memory:":
+        problem = unreachable(self._config, addresses)
+        if problem is not None:
             self._log.warn(
-                "other proxies cannot pass connections on to this one: set "
-                "peer.advertise in {path}",
+                "{path}: other proxies cannot pass connections on to this one: "
+                "{problem}",
                 path=str(self._config.path),
+                problem=problem,
             )
         await self.parts.membership.set_peer_addresses(addresses)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import time
 
 import attrs
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.config import (
@@ -15,8 +17,16 @@ from rtunnel.config import (
     ProxyConfig,
     RegistryConfig,
     SshConfig,
+    load_proxy,
 )
-from rtunnel.proxy.peer_addresses import peer_addresses, primary_address
+from rtunnel.proxy.peer_addresses import (
+    peer_addresses,
+    primary_address,
+    unreachable,
+)
+from rtunnel.proxy.service import ProxyService
+from rtunnel.wire.source_address import parse_network
+from tests.proxy.running import EVERYTHING, ProxyTestCase
 
 CONFIG = ProxyConfig(cluster="a")
 ETCD = attrs.evolve(CONFIG, registry=RegistryConfig("etcd:http://etcd:2379"))
@@ -98,9 +108,79 @@ class PeerAddressesTests(SynchronousTestCase):
             (),
         )
 
+    def test_listeners_that_take_a_peer_for_a_balancer_are_left_out(self) -> None:
+        """Who dials an address of this host comes from it."""
+        balancers = ("127.0.0.1", "10.0.0.0/8")
+        ssh = SshConfig(proxy_protocol_from=tuple(map(parse_network, balancers)))
+        config = attrs.evolve(CONFIG, ssh=ssh)
+        taken = (
+            ("tcp:3023", v4("0.0.0.0")),
+            ("tcp:1:interface=10.0.0.1", v4("10.0.0.1", 1)),
+            ("tcp6:2:interface=\\:\\:ffff\\:127.0.0.1", v6("::ffff:127.0.0.1", 2)),
+        )
+        self.assertEqual(published(config, *taken), ())
+        other = ("tcp:4:interface=127.0.0.2", v4("127.0.0.2", 4))
+        self.assertEqual(published(config, *taken, other), ("127.0.0.2:4",))
+        apart = attrs.evolve(config, peer=PeerConfig(listen=("tcp:3024",)))
+        self.assertEqual(
+            published(apart, ("tcp:3024", v4("0.0.0.0", 3024))), ("127.0.0.1:3024",)
+        )
+
+    def test_says_when_no_peer_can_come_and_what_to_do(self) -> None:
+        """A listener for them alone; or addresses that only the operator knows."""
+        networks = (parse_network("127.0.0.0/8"),)
+        behind = attrs.evolve(CONFIG, ssh=SshConfig(proxy_protocol_from=networks))
+        for addresses in ((), ("127.0.0.1:3023",), ("127.0.0.1:1", "127.0.0.2:1")):
+            said = unreachable(behind, addresses)
+            self.assertIn("ssh.proxy_protocol_from", said or "")
+            self.assertIn("peer.listen = ", said or "")
+        for addresses in (("10.0.0.1:1", "127.0.0.1:1"), ("lb.example.com:1",)):
+            self.assertIsNone(unreachable(behind, addresses))
+        apart = attrs.evolve(behind, peer=PeerConfig(listen=("tcp:3024",)))
+        self.assertIsNone(unreachable(apart, ("127.0.0.1:3024",)))
+        self.assertIn("peer.advertise", unreachable(apart, ()) or "")
+        self.assertIn("peer.advertise", unreachable(CONFIG, ()) or "")
+        alone = attrs.evolve(behind, registry=RegistryConfig("memory:"))
+        self.assertIsNone(unreachable(alone, ()))
+
     def test_this_host_has_an_address_or_a_name(self) -> None:
         """Whatever network there is."""
         found = primary_address()
         if found != socket.gethostname():
             socket.inet_aton(found)
             self.assertNotEqual(found, "0.0.0.0")
+
+
+class BehindBalancerTests(ProxyTestCase):
+    """A proxy that takes whoever comes from this host for a balancer."""
+
+    settings = (EVERYTHING, "ssh.proxy_protocol_from=['127.0.0.1']")
+
+    async def warnings(self) -> list[str]:
+        """What it warns of when it starts."""
+        await self.proxy.stopService()
+        config = load_proxy(self.state / "proxy.toml")
+        with capturedLogs() as events:
+            self.proxy = ProxyService(config, self.reactor, now=time.time)
+            self.proxy.startService()
+            await self.proxy.started
+        return [
+            formatEvent(event)
+            for event in events
+            if event["log_level"] is LogLevel.warn
+        ]
+
+    async def test_it_says_at_start_that_no_other_proxy_can_come(self) -> None:
+        """And what to do, which helps."""
+        path = self.state / "proxy.toml"
+        (warning,) = await self.warnings()
+        self.assertIn(f"{path}: other proxies cannot pass connections on", warning)
+        self.assertIn("peer.listen = [", warning)
+        text = path.read_text()
+        path.write_text(
+            text.replace(
+                "[peer]\nlisten = []",
+                '[peer]\nlisten = ["tcp:0:interface=127.0.0.1"]',
+            )
+        )
+        self.assertEqual(await self.warnings(), [])
