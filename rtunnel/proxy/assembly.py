@@ -158,6 +158,7 @@ class ProxyParts:
             verifiers={JoinRequest.kind: joins, RenewalRequest.kind: renewals},
             peers=self.peers,
             record=self.audit.record,
+            clock=reactor,
             now=now,
             validity={
                 "agent": config.certificates.agent_ttl,

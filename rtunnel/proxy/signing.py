@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import attrs
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rtunnel.audit.events import Event
@@ -48,7 +50,7 @@ from rtunnel.trust.signing_request import (
     encode_request,
 )
 from rtunnel.trust.signing_role import ROLES, Role
-from rtunnel.wire.certificate import Certificate
+from rtunnel.wire.certificate import Certificate, CertificateKind
 from rtunnel.wire.keys import PublicKey
 
 #: The channel by which one proxy asks another one to sign.
@@ -56,6 +58,9 @@ SIGN_CHANNEL: Final = b"sign@rtunnel"
 
 #: Seconds for which certificates are valid, unless told otherwise.
 VALIDITY: Final[Mapping[Role, float]] = {"agent": 24 * 3600.0, "proxy": 7 * 86400.0}
+
+#: Seconds that a peer has to sign, the link to it included.
+ASK_TIMEOUT: Final = 20.0
 
 #: Which authority signs for a role: the name of its file.
 AUTHORITIES: Final[Mapping[Role, str]] = {"agent": AGENT_CA, "proxy": HOST_CA}
@@ -137,6 +142,7 @@ class Signer:
     :param anchors: the authorities that are trusted now.
     :param verifiers: by the kind of request.
     :param record: writes an audit event; False when nothing may happen without it.
+    :param clock: ends the waiting for peers.
     :param now: wall clock, seconds since the epoch.
     :param validity: seconds, by role.
     :param serial: a new serial number for each certificate.
@@ -154,6 +160,7 @@ class Signer:
         verifiers: Mapping[str, Verifier],
         peers: SigningPeers,
         record: Callable[[Event], bool],
+        clock: IReactorTime,
         now: Callable[[], float],
         validity: Mapping[Role, float] = VALIDITY,
         serial: Callable[[], int] = random_serial,
@@ -165,6 +172,7 @@ class Signer:
         self._verifiers = verifiers
         self._peers = peers
         self._record = record
+        self._clock = clock
         self._now = now
         self._validity = validity
         self._serial = serial
@@ -173,7 +181,8 @@ class Signer:
         """Get a certificate, from here or from a peer.
 
         :raises SigningRefused: the request is not justified. Where a peer has said so
-            there is no more to know; its own audit has the reason.
+            there is no more to know; its own audit has the reason. Of what cannot be
+            used up, others are asked as well.
         :raises SigningUnavailable: nobody can sign now; the text is for whoever wants
             the certificate.
         """
@@ -245,33 +254,62 @@ class Signer:
             "none of the running proxies can sign: start the one whose state directory "
             "`rtunnel init` made"
         )
+        refusal: SigningRefused | None = None
         for proxy in self._peers.signing(request.role):
+            asking = Deferred.fromCoroutine(
+                self._peers.ask(proxy, SIGN_CHANNEL, encode_request(request))
+            )
+            asking.addTimeout(ASK_TIMEOUT, self._clock)
             try:
-                answer = await self._peers.ask(
-                    proxy, SIGN_CHANNEL, encode_request(request)
-                )
-                signed = Signed.decode(answer)
+                return self._believed(request, Signed.decode(await asking))
             except OpenRefused as error:
-                if error.reason_code == OPEN_ADMINISTRATIVELY_PROHIBITED:
-                    raise SigningRefused(
-                        f"proxy {proxy} has refused it; its audit says why"
-                    ) from None
                 problem = error.text
+                if error.reason_code == OPEN_ADMINISTRATIVELY_PROHIBITED:
+                    refusal = SigningRefused(
+                        f"proxy {proxy} has refused it; its audit says why"
+                    )
+                    if request.once:
+                        break
             except (ConnectionFailed, MessageError) as error:
                 problem = str(error)
-            except ConnectionClosed:
+            except (ConnectionClosed, TimeoutError):
+                problem = "the connection to the proxy that signs broke; try again"
                 # It may have signed; asking another one would use up a token twice.
-                raise SigningUnavailable(
-                    "the connection to the proxy that signs broke; try again"
-                ) from None
-            else:
-                return signed
+                if request.once:
+                    break
             self._log.warn(
                 "proxy {proxy} does not sign: {reason}",
                 proxy=proxy,
                 reason=printable(problem),
             )
-        raise SigningUnavailable(printable(problem))
+        raise refusal or SigningUnavailable(printable(problem))
+
+    def _believed(self, request: SigningRequest, signed: Signed) -> Signed:
+        """What a peer has answered, as far as it need not be believed.
+
+        Whom the holder of the certificate shall trust, we know ourselves: any proxy can
+        say of itself that it signs.
+
+        :raises MessageError: when the certificate is not what was asked for, or of no
+            authority that we trust.
+        """
+        certificate, anchors = signed.certificate, self._anchors()
+        is_agent = request.role == "agent"
+        try:
+            certificate.check(
+                kind=CertificateKind.USER if is_agent else CertificateKind.HOST,
+                trusted=anchors.agent if is_agent else anchors.host,
+                now=self._now(),
+                source=request.source or None,
+                principal=None if is_agent else self._cluster,
+            )
+        except CertificateError as error:
+            raise MessageError(f"the certificate that it gives: {error}") from None
+        if certificate.key != request.key:
+            raise MessageError("the certificate that it gives is for another key")
+        if is_agent and len(certificate.principals) != 1:
+            raise MessageError("the certificate that it gives is not an agent's")
+        return Signed(certificate, anchors)
 
     async def answer(self, data: bytes, peer: PeerIdentity) -> bytes:
         """Answer a request that a peer has passed on.

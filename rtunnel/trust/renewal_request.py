@@ -50,6 +50,7 @@ class RenewalRequest:
     """
 
     kind: ClassVar[str] = "renewal"
+    once: ClassVar[bool] = False
 
     source: str
     certificate: Certificate

@@ -56,9 +56,12 @@ class SigningRequest(Protocol):
     """A request of any kind.
 
     :cvar kind: its name on the wire.
+    :cvar once: whether what it proves can be used up, so that nobody else may be asked
+        when it is not known what has become of it.
     """
 
     kind: ClassVar[str]
+    once: ClassVar[bool]
 
     @property
     def role(self) -> Role:
@@ -67,6 +70,10 @@ class SigningRequest(Protocol):
     @property
     def source(self) -> str:
         """The IP address that the request came from, as whoever passes it on says."""
+
+    @property
+    def key(self) -> PublicKey:
+        """The key to be certified."""
 
     def encode_body(self) -> bytes:
         """What this kind consists of."""
@@ -91,6 +98,7 @@ class JoinRequest:
     """
 
     kind: ClassVar[str] = "join"
+    once: ClassVar[bool] = True
 
     source: str
     role: Role

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.audit.events import Event, RevocationRemoved
@@ -19,6 +22,7 @@ from rtunnel.errors import (
     SigningUnavailable,
 )
 from rtunnel.proxy.signing import (
+    ASK_TIMEOUT,
     SIGN_CHANNEL,
     AgentGrant,
     Grant,
@@ -30,10 +34,16 @@ from rtunnel.state_directory import write_key_pair
 from rtunnel.trust.anchors import TrustAnchors
 from rtunnel.trust.authority import CertificateAuthority
 from rtunnel.trust.identity import PeerIdentity
-from rtunnel.trust.signing_request import JoinRequest, decode_request, encode_request
+from rtunnel.trust.renewal_request import RenewalRequest
+from rtunnel.trust.signing_request import (
+    JoinRequest,
+    Signed,
+    decode_request,
+    encode_request,
+)
 from rtunnel.trust.signing_role import Role
 from rtunnel.wire.certificate import Certificate
-from rtunnel.wire.keys import PrivateKey
+from rtunnel.wire.keys import PrivateKey, PublicKey
 
 T = TypeVar("T")
 
@@ -43,6 +53,26 @@ KEY = PrivateKey.generate().public
 CAS = {name: PrivateKey.generate() for name in ("host_ca", "agent_ca")}
 ANCHORS = TrustAnchors(host=[CAS["host_ca"].public], agent=[CAS["agent_ca"].public])
 REQUEST = JoinRequest("192.0.2.1", "agent", "b", KEY, "good")
+
+
+def _encoded(signed: Signed, data: bytes) -> bytes:
+    return signed.encode()
+
+
+def _agent_certificate(ca: PrivateKey, key: PublicKey) -> Certificate:
+    return CertificateAuthority(ca, now=lambda: NOW).sign_agent(
+        key, cluster="b", instance=UUID, validity=60
+    )
+
+
+AGENT = PrivateKey.generate()
+RENEWAL = RenewalRequest.make(
+    _agent_certificate(CAS["agent_ca"], AGENT.public), AGENT, NOW
+)
+
+STRANGER = PrivateKey.generate()
+#: By somebody who has no authority's key.
+forged = Signed(_agent_certificate(STRANGER, KEY), TrustAnchors(host=[STRANGER.public]))
 
 
 class Decider:
@@ -67,6 +97,14 @@ class Decider:
         return RevocationRemoved(proxy="p", target="refused", reason=reason)
 
 
+class Renewer(Decider):
+    """Grants every renewal."""
+
+    async def verify(self, request: RenewalRequest) -> Grant:  # type: ignore[override]
+        """See ``Verifier``."""
+        return AgentGrant(request.key, "b", UUID)
+
+
 class OtherProxies:
     """Answers as told, by name."""
 
@@ -79,10 +117,17 @@ class OtherProxies:
         return list(self.answers)
 
     async def ask(self, proxy: str, kind: bytes, data: bytes) -> bytes:
-        """Answer."""
+        """Answer, or never do."""
         assert kind == SIGN_CHANNEL
         self.asked.append(proxy)
+        if self.answers[proxy] is silence:
+            await Deferred()
         return self.answers[proxy](data)
+
+
+def silence(data: bytes) -> bytes:
+    """A peer that says nothing."""
+    raise AssertionError
 
 
 def fails(error: RtunnelError) -> Callable[[bytes], bytes]:
@@ -100,6 +145,7 @@ class SignerTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.directory = Path(self.mktemp())
         self.directory.mkdir()
+        self.clock = Clock()
         self.events: list[Event] = []
         self.may_record = True
 
@@ -113,9 +159,10 @@ class SignerTests(SynchronousTestCase):
             cluster="a",
             public_names=["lb.example.com"],
             anchors=lambda: ANCHORS,
-            verifiers={"join": Decider()},
+            verifiers={"join": Decider(), "renewal": Renewer()},
             peers=peers or OtherProxies(),
             record=self.record,
+            clock=self.clock,
             now=lambda: NOW,
         )
 
@@ -203,6 +250,57 @@ class SignerTests(SynchronousTestCase):
         )
         self.fault(self.signer(peers=peers).sign(REQUEST), SigningUnavailable)
         self.assertEqual(peers.asked, ["broken"])
+
+    def test_a_silent_peer_is_not_waited_for(self) -> None:
+        """A renewal is asked of others then; a token may be used up."""
+        for request, asked in ((RENEWAL, ["mute", "can"]), (REQUEST, ["mute"])):
+            peers = OtherProxies(mute=silence, can=self.elsewhere())
+            signing = Deferred.fromCoroutine(self.signer(peers=peers).sign(request))
+            self.assertNoResult(signing)
+            self.clock.advance(ASK_TIMEOUT)
+            if request is RENEWAL:
+                self.successResultOf(signing)
+            else:
+                self.failureResultOf(signing, SigningUnavailable)
+            self.assertEqual(peers.asked, asked)
+
+    def test_one_peer_alone_cannot_keep_others_from_being_renewed(self) -> None:
+        """Whatever it says: any proxy can say of itself that it signs."""
+        for answer in (
+            fails(OpenRefused(1, "no")),
+            fails(ConnectionClosed("gone")),
+            lambda data: forged.encode(),
+        ):
+            peers = OtherProxies(bad=answer, can=self.elsewhere())
+            signed = self.now(self.signer(peers=peers).sign(RENEWAL))
+            self.assertEqual(signed.certificate.ca_key, CAS["agent_ca"].public)
+            self.assertEqual(peers.asked, ["bad", "can"])
+        peers = OtherProxies(no=fails(OpenRefused(1, "no")))
+        self.fault(self.signer(peers=peers).sign(RENEWAL), SigningRefused)
+
+    def test_a_peer_cannot_say_whom_a_newcomer_shall_trust(self) -> None:
+        """That is for the proxy where it joins, which knows; the peer only signs."""
+        good = self.now(self.signer("agent_ca").sign(REQUEST))
+        (self.directory / "agent_ca").unlink()
+        lying = Signed(good.certificate, forged.anchors)
+        peers = OtherProxies(liar=lambda data: lying.encode())
+        signed = self.now(self.signer(peers=peers).sign(REQUEST))
+        self.assertEqual(signed, Signed(good.certificate, ANCHORS))
+
+    def test_a_certificate_that_was_not_asked_for_is_passed_over(self) -> None:
+        """Of an authority that we do not trust, for another key, or of another role."""
+        other_key = attrs.evolve(REQUEST, key=PrivateKey.generate().public)
+        as_proxy = JoinRequest("", "proxy", "", KEY, "good")
+        signer = self.signer("agent_ca", "host_ca")
+        answers = [forged, *(self.now(signer.sign(r)) for r in (other_key, as_proxy))]
+        for name in ("agent_ca", "host_ca"):
+            (self.directory / name).unlink()
+        for answer in answers:
+            peers = OtherProxies(liar=partial(_encoded, answer))
+            error = self.fault(
+                self.signer(peers=peers).sign(REQUEST), SigningUnavailable
+            )
+            self.assertIn("the certificate that it gives", str(error))
 
     def test_with_nobody_to_ask_it_says_whom_to_start(self) -> None:
         """Or what the last one said."""
