@@ -1,8 +1,8 @@
 """The control channel of a tunnel: messages both ways, and heartbeats.
 
-Both ends use it. Every message is a channel request with a reply (design, "Control
-channel"); the answer to a heartbeat gives the round trip time, and a peer from which
-nothing at all comes is found dead (:mod:`rtunnel.discovery.liveness`).
+Both ends use it. Every message is a channel request with a reply (docs/protocol.md,
+"The control channel"); the answer to a heartbeat gives the round trip time, and a peer
+from which nothing at all comes is found dead (:mod:`rtunnel.discovery.liveness`).
 """
 
 from __future__ import annotations

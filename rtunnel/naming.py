@@ -1,7 +1,7 @@
 """Names at the door: clusters, targets, and text from peers made safe to print.
 
-Pure. See the design's section "Naming a target": the last label of what a client asks
-for is the cluster, the rest is the host as that cluster's agent resolves it.
+Pure. The last label of what a client asks for is the cluster, the rest is the host as
+that cluster's agent resolves it: docs/protocol.md, "What clients may do".
 """
 
 from __future__ import annotations

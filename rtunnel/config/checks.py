@@ -215,7 +215,7 @@ SecondsOrZero = Annotated[
     ),
 ]
 
-#: The design's section "Words".
+#: See docs/architecture.md, "Words".
 ClusterName = Annotated[
     str,
     text_check(

@@ -7,7 +7,7 @@ limit never reaches :func:`encode`.
 
 Fields that a message does not have are ignored when reading, so that a newer peer can
 say more; names that we do not know are an error of their own, which is answered with
-failure and is not the end of the tunnel. See the design's section "On the wire".
+failure and is not the end of the tunnel. See docs/protocol.md, "The control channel".
 
 Pure: no Twisted, no clock.
 """

@@ -1,7 +1,7 @@
 """From "who wants what" to an open stream: authorise, choose a way, dial.
 
-The client hears of a failure only after every way has been tried (design, Dispatch):
-first our own tunnels, then peers that hold one.
+The client hears of a failure only after every way has been tried: first our own
+tunnels, then peers that hold one (docs/architecture.md, "The life of a connection").
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The status document: what ``rtunnel status --json`` prints (design, section 8).
+"""The status document: what ``rtunnel status --json`` prints.
 
-Pure: made from records and snapshots.
+Pure: made from records and snapshots. See docs/operations.md, "Admin socket".
 """
 
 from __future__ import annotations

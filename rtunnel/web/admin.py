@@ -2,7 +2,7 @@
 
 Whoever may open the socket is the proxy's administrator; it is made for its owner only.
 
-``GET /v1/status`` answers with the status document (design, section 8).
+``GET /v1/status`` answers with the status document (docs/operations.md).
 ``POST /v1/drain`` begins to drain and answers 202 at once. The paths of other verbs are
 in modules of their own beside this one.
 """

@@ -41,7 +41,7 @@ class EventLineTests(SynchronousTestCase):
     """One line for each event."""
 
     def test_a_closed_connection_says_everything(self) -> None:
-        """Every field of the design, by its name."""
+        """Every field of docs/operations.md, by its name."""
         self.assertEqual(
             json.loads(event_line(CLOSED, 1767225600.5)),
             {

@@ -131,7 +131,7 @@ class ProxyFileTests(LoadingTestCase):
     """``proxy.toml`` as it should be."""
 
     def test_cluster_alone_is_enough(self) -> None:
-        """Every other key has the default of the design, and no rule allows."""
+        """Every other key has the default of docs/operations.md, and no rule allows."""
         path = self.write('cluster = "a"')
         config = load_proxy(path)
         state = self.directory
@@ -164,7 +164,7 @@ class ProxyFileTests(LoadingTestCase):
         self.assertEqual(config.revocation.krl, ())
 
     def test_every_key_is_read(self) -> None:
-        """Each key of the design arrives in its field."""
+        """Each key of docs/operations.md arrives in its field."""
         config = load_proxy(self.write(PROXY))
         self.assertEqual((config.cluster, config.name), ("a", "proxy-1"))
         self.assertEqual(config.ssh.listen, ("tcp:3023", "unix:/run/rtunnel/ssh"))
@@ -234,7 +234,7 @@ class AgentFileTests(LoadingTestCase):
     """``agent.toml`` as it should be."""
 
     def test_cluster_and_proxies_are_enough(self) -> None:
-        """Every other key has the default of the design."""
+        """Every other key has the default of docs/operations.md."""
         path = self.write('cluster = "b"\nproxies = ["lb.example.com"]')
         config = load_agent(path)
         self.assertEqual(
@@ -254,7 +254,7 @@ class AgentFileTests(LoadingTestCase):
         self.assertEqual((config.tunnel.heartbeat, config.tunnel.missed), (5.0, 3))
 
     def test_every_key_is_read(self) -> None:
-        """Each key of the design arrives in its field, names in lower case."""
+        """Each key of docs/operations.md arrives in its field, names in lower case."""
         config = load_agent(self.write(AGENT))
         self.assertEqual(config.cluster, "b")
         self.assertEqual(config.state, Path("/var/lib/rtunnel"))

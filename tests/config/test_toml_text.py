@@ -27,7 +27,7 @@ VALUES = st.recursive(
 
 
 class RenderTests(SynchronousTestCase):
-    """What is written can be read again, and looks as the design shows it."""
+    """What is written can be read again, and looks as docs/operations.md shows it."""
 
     @settings(deadline=None, max_examples=150)
     @given(st.dictionaries(st.text(), VALUES, max_size=5), st.text(max_size=5))

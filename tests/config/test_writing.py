@@ -132,11 +132,11 @@ class WrittenFileTests(SynchronousTestCase):
         return load_proxy(path)
 
     def test_proxy_file_has_every_key_and_says_what_it_is_for(self) -> None:
-        """It is the file of the design, with the first rule in it."""
+        """Every key of docs/operations.md is in it, and a first rule."""
         self.assertEqual(proxy_toml(PROXY), PROXY_FILE)
 
     def test_agent_file_has_every_key_and_says_what_it_is_for(self) -> None:
-        """It is the file of the design."""
+        """Every key of docs/operations.md is in it."""
         self.assertEqual(agent_toml(AGENT), AGENT_FILE)
 
     def test_written_defaults_are_the_defaults(self) -> None:

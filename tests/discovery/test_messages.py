@@ -52,7 +52,7 @@ class RoundTripTests(SynchronousTestCase):
         self.assertEqual(decode(*encode(message)), message)
 
     def test_fields_are_named_as_the_protocol_says(self) -> None:
-        """The JSON is the one of the design, to the letter."""
+        """The JSON is the one of docs/protocol.md, to the letter."""
         adverts = (advert(1, addresses=("p1.example.com:3023",), ttl=15.0),)
         name, data = encode(DiscoveryRequest(adverts, 5.0))
         self.assertEqual(name, b"discovery")

@@ -38,7 +38,7 @@ class StatusDocumentTests(SynchronousTestCase):
         return status_document(**(arguments | changes))
 
     def test_it_has_the_tunnels_of_every_proxy(self) -> None:
-        """With the names that the design promises."""
+        """With the names that docs/operations.md promises."""
         document = self.document()
         self.assertEqual(document["proxy"]["name"], "proxy-1")
         self.assertEqual(
