@@ -8,6 +8,7 @@ fingerprint is in the line, before the token is shown. See docs/protocol.md.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeVar, cast
 
 from twisted.internet.defer import Deferred, TimeoutError
@@ -35,6 +36,7 @@ from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.ssh.factory import JoinFactory
 from rtunnel.ssh.transport import ClientTransport
+from rtunnel.state_directory import HOST_CA, public_path
 from rtunnel.trust.identity import check_uuid
 from rtunnel.trust.join_bundle import MAX_BUNDLE, decode_bundle
 from rtunnel.trust.join_token import TOKEN_REFUSED, JoinLine
@@ -199,7 +201,7 @@ class Joining:
         asking = Deferred.fromCoroutine(self._ask(connection, session))
         asking.addTimeout(ANSWER_TIMEOUT, self._reactor)
         try:
-            return decode_bundle(await asking)
+            return self._believed(decode_bundle(await asking))
         except TimeoutError:
             problem = f"the proxy has not answered within {ANSWER_TIMEOUT:g} seconds"
         except OpenRefused as error:
@@ -211,6 +213,27 @@ class Joining:
         raise JoinFailed(
             f"{problem}; the token may be used up: see `rtunnel token ls` there"
         ) from None
+
+    def _believed(self, files: dict[str, str]) -> dict[str, str]:
+        """The files, with those host authorities alone that the line names: the proxy
+        is genuine, but it might want to be believed for longer than its certificate is.
+
+        Others come by trust bundles, which say who vouches for them.
+
+        :raises MessageError: when there is none.
+        """
+        name = public_path(Path(HOST_CA)).name
+        try:
+            keys = [
+                line
+                for line in files.get(name, "").splitlines()
+                if PublicKey.from_openssh(line)[0].fingerprint in self._line.host_cas
+            ]
+        except ProtocolError as error:
+            raise MessageError(f"{name}: {error}") from None
+        if not keys:
+            raise MessageError(f"{name} holds no authority that the line names")
+        return files | {name: "".join(f"{key}\n" for key in keys)}
 
     async def _ask(self, connection: Connection, session: _Session) -> bytes:
         channel = await connection.open_channel(b"session")

@@ -173,7 +173,16 @@ class _Proxy:
     def files(
         self, answer: Mapping[str, str], key: PrivateKey, certificate: Certificate
     ) -> list[NewFile]:
-        """What goes into the state directory."""
+        """What goes into the state directory.
+
+        :raises JoinFailed: when it would not do.
+        """
+        host_cas = _authority(answer, HOST_CA)
+        if certificate.ca_key not in _keys(HOST_CA, host_cas):
+            raise JoinFailed(
+                "the proxies' authority is being exchanged, and the line names another "
+                "one than has signed; ask for a new line"
+            )
         try:
             common = tomllib.loads(_section(answer, PROXY_CONFIG))
         except tomllib.TOMLDecodeError as error:
@@ -230,12 +239,15 @@ def _certificate(
 def _authority(answer: Mapping[str, str], name: str) -> str:
     """An authority's public keys, each of them well-formed."""
     text = _section(answer, f"{name}.pub")
+    _keys(name, text)
+    return text
+
+
+def _keys(name: str, text: str) -> list[PublicKey]:
     try:
-        for line in text.splitlines():
-            PublicKey.from_openssh(line)
+        return [PublicKey.from_openssh(line)[0] for line in text.splitlines()]
     except ProtocolError as error:
         raise JoinFailed(f"the keys of {name} cannot be used: {error}") from None
-    return text
 
 
 def _section(answer: Mapping[str, str], name: str) -> str:

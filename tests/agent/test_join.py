@@ -35,7 +35,7 @@ from rtunnel.wire.keys import PrivateKey
 HOST_CA = PrivateKey.generate()
 OTHER_CA = PrivateKey.generate()
 TOKEN = new_token()
-FILES = {"host_ca.pub": "some key\n"}
+FILES = {"host_ca.pub": HOST_CA.public.to_openssh("host_ca") + "\n"}
 
 _reactor: Any = reactor
 
@@ -288,6 +288,19 @@ class JoinTests(TestCase):
         reason = await self.refusal(self.proxy())
         self.assertIn("shutting down", reason)
         self.assertIn("was not used", reason)
+
+    async def test_no_authority_is_taken_over_that_the_line_does_not_name(self) -> None:
+        """A genuine proxy in wrong hands would be believed for ever."""
+        port = self.proxy()
+        lines = [key.public.to_openssh("host_ca") for key in (OTHER_CA, HOST_CA)]
+        for keys, expected in ((lines, FILES), (lines[:1], None), ([], None)):
+            files = {"host_ca.pub": "".join(f"{line}\n" for line in keys)}
+            self.desk.answer = (encode_bundle(files).encode(), b"", 0)
+            if expected is not None:
+                self.assertEqual(await self.join(port), expected)
+                continue
+            refused = await self.refusal(port)
+            self.assertIn("no authority that the line names", refused)
 
     async def test_an_answer_that_is_none_is_told(self) -> None:
         """Cut off, or not a bundle; what a proxy says is made printable."""
