@@ -26,7 +26,8 @@ from rtunnel.agent.pool import Dial, Pinned, Pool
 from rtunnel.agent.reactors import IAgentReactor
 from rtunnel.agent.renewal import Renewal
 from rtunnel.agent.tls import load_authorities
-from rtunnel.agent.tunnel import Tunnel, TunnelStatus
+from rtunnel.agent.tunnel import Tunnel
+from rtunnel.agent.tunnel_owner import TunnelStatus
 from rtunnel.certified_key import finish_replacing
 from rtunnel.config import Address, AgentConfig, check_usable, load_agent
 from rtunnel.discovery.messages import DiscoveryRequest

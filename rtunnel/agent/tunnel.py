@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import (
@@ -27,6 +26,7 @@ from twisted.python.failure import Failure
 from rtunnel import __version__
 from rtunnel.agent.connect import Connector
 from rtunnel.agent.dial import Site
+from rtunnel.agent.host_check import check_host, proxy_id_of
 from rtunnel.agent.machine import (
     DEFAULT_DEADLINES,
     Deadlines,
@@ -35,6 +35,7 @@ from rtunnel.agent.machine import (
     TunnelState,
 )
 from rtunnel.agent.pool import Dial
+from rtunnel.agent.tunnel_owner import TunnelOwner, TunnelStatus
 from rtunnel.config import Address, TunnelConfig
 from rtunnel.control import ControlChannel
 from rtunnel.discovery.liveness import Liveness
@@ -53,15 +54,12 @@ from rtunnel.discovery.trust_messages import (
     Renewed,
     Replace,
     Trust,
-    TrustMessage,
 )
 from rtunnel.errors import (
     OPEN_RESOURCE_SHORTAGE,
     OPEN_UNKNOWN_CHANNEL_TYPE,
-    CertificateError,
     ConnectionClosed,
     HostRefused,
-    InvalidName,
     OpenRefused,
     RequestFailed,
     RtunnelError,
@@ -72,12 +70,9 @@ from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.ssh.factory import ClientFactory
 from rtunnel.ssh.transport import ClientTransport
 from rtunnel.state_directory import AgentCredentials
-from rtunnel.trust.identity import check_uuid
 from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, Algorithms
 from rtunnel.wire.certificate import (
-    CERTIFICATE_ALGORITHMS,
     Certificate,
-    CertificateKind,
 )
 
 CONTROL_CHANNEL: Final = b"control@rtunnel"
@@ -99,57 +94,6 @@ TUNNEL_LIMITS: Final = ChannelLimits(
 
 #: The SSH login name; no identity, that is the certificate's.
 USERNAME: Final = "agent"
-
-
-class TunnelOwner(Protocol):
-    """Who decides on tunnels and keeps the table of them."""
-
-    def host_identified(self, tunnel: Tunnel, proxy_id: str) -> ClaimAnswer:
-        """A proxy has proven its id; may the tunnel log in there?"""
-
-    def tunnel_in_service(self, tunnel: Tunnel) -> None:
-        """The proxy has taken the tunnel into service."""
-
-    def tunnel_draining(self, tunnel: Tunnel, by_proxy: bool) -> None:
-        """The tunnel serves nothing new, and is to be replaced."""
-
-    def discovery_received(self, tunnel: Tunnel, request: DiscoveryRequest) -> None:
-        """The proxy has said which proxies there are."""
-
-    def replacement_proof(self, tunnel: Tunnel) -> str:
-        """What shows the proxy that the tunnel may replace another one of ours; empty
-        when it replaces none."""
-
-    def replacement_wanted(self, tunnel: Tunnel) -> None:
-        """The proxy wants the tunnel to be made anew."""
-
-    def trust_message_received(self, tunnel: Tunnel, message: TrustMessage) -> bool:
-        """The proxy says something of certificates or authorities; what to answer."""
-
-    def tunnel_ended(self, tunnel: Tunnel, reason: str, by_us: bool) -> None:
-        """The tunnel is gone, or never came to be. Called once."""
-
-
-@attrs.frozen
-class TunnelStatus:
-    """A snapshot of one tunnel.
-
-    :param address: that was dialled.
-    :param proxy: id of the proxy; ``None`` before it is known.
-    :param state: how far it is.
-    :param since: POSIX time at which it was in service; ``None`` before.
-    :param rtt_seconds: smoothed round trip; ``None`` before the first.
-    :param channels: connections open or being opened.
-    :param suspect: whether heartbeats are missing.
-    """
-
-    address: str
-    proxy: str | None
-    state: str
-    since: float | None
-    rtt_seconds: float | None
-    channels: int
-    suspect: bool
 
 
 class Tunnel:
@@ -365,29 +309,12 @@ class Tunnel:
     def _check_host(self, algorithm: bytes, blob: bytes) -> Certificate:
         """Which proxy is this, and do we want a tunnel to it?
 
-        Behind a balancer's address any proxy may answer: every certificate of our own
-        host CA belongs to one of our proxies, and only the id in it counts, not the
-        names. An advertised address has to lead to the one proxy that it is for.
-
         :raises HostRefused: to hang up before we say who we are.
         """
-        if algorithm not in CERTIFICATE_ALGORITHMS:
-            raise HostRefused("the proxy has no host certificate")
-        certificate = Certificate.from_blob(blob)
-        trusted = self._credentials.host_cas
-        try:
-            certificate.check(
-                kind=CertificateKind.HOST, trusted=trusted, now=self._now()
-            )
-        except CertificateError as error:
-            if certificate.ca_key in trusted:
-                raise
-            raise HostRefused(
-                f"{error}; if the proxies' authority was rotated while this agent was "
-                "off, copy host_ca.pub from the state directory that `rtunnel init` "
-                "made"
-            ) from None
-        proxy_id = _proxy_id(certificate)
+        certificate = check_host(
+            algorithm, blob, self._credentials.host_cas, self._now()
+        )
+        proxy_id = proxy_id_of(certificate)
         expected = self.dialled.expected
         if expected is not None and proxy_id != expected:
             raise HostRefused(
@@ -513,12 +440,3 @@ class Tunnel:
 
     def _not_heard(self, failure: Failure) -> None:
         failure.trap(RequestFailed, ConnectionClosed)
-
-
-def _proxy_id(certificate: Certificate) -> str:
-    try:
-        return check_uuid(certificate.principals[0])
-    except InvalidName as error:
-        raise HostRefused(
-            f"the host certificate's first principal is no proxy id: {error}"
-        ) from None

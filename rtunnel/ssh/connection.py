@@ -8,9 +8,8 @@ nothing but ProtocolError, which the transport answers with a disconnect.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
 from rtunnel.errors import DISCONNECT_BY_APPLICATION, ConnectionClosed, ProtocolError
@@ -26,6 +25,7 @@ from rtunnel.ssh.channel_opens import (
     SentOpens,
     too_many_channels,
 )
+from rtunnel.ssh.global_requests import Answer, GlobalRequests
 from rtunnel.ssh.interfaces import (
     Attach,
     ConnectionHandler,
@@ -33,9 +33,8 @@ from rtunnel.ssh.interfaces import (
     OpenRequest,
     PacketTransport,
 )
-from rtunnel.ssh.requests import SentRequests
 from rtunnel.trust.identity import Identity
-from rtunnel.wire.data_types import Reader, boolean, string, uint32
+from rtunnel.wire.data_types import Reader, string, uint32
 from rtunnel.wire.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
@@ -92,8 +91,9 @@ class Connection(ConnectionService):
         self._sent_opens = SentOpens()
         self._received_opens: ReceivedOpens | None = None
         self._sent_closes: SentCloses | None = None
-        self._global_requests = SentRequests(self.limits.outstanding_requests)
-        self._answers: dict[bytes, Callable[[bytes], bytes | None]] = {}
+        self._global_requests = GlobalRequests(
+            self.send, handler.global_request, self.limits.outstanding_requests
+        )
         # A list, as an empty deque has 760 bytes and most tunnels are idle.
         self._waiting: list[Channel] = []
         # Which channel sent last, and until when that means that several send.
@@ -169,31 +169,20 @@ class Connection(ConnectionService):
         """
         if self._lost is not None:
             return fail(ConnectionClosed(self._lost))
-        payload = string(name) + boolean(want_reply) + data
-        if not want_reply:
-            self.send(MSG_GLOBAL_REQUEST, payload)
-            return succeed(b"")
-        refusal = self._global_requests.refusal()
-        if refusal is not None:
-            return fail(refusal)
-        answer = self._global_requests.add(name)
-        self.send(MSG_GLOBAL_REQUEST, payload)
-        return answer
+        return self._global_requests.send(name, data, want_reply)
 
     @property
     def peer_said_goodbye(self) -> bool:
         """Whether the peer has ended the connection, and of its own accord."""
         return self.transport.peer_said_goodbye
 
-    def answer_request(
-        self, name: bytes, answer: Callable[[bytes], bytes | None]
-    ) -> None:
+    def answer_request(self, name: bytes, answer: Answer) -> None:
         """Answer a global request here, for the transport; the handler is not asked.
 
         :param answer: as ``global_request`` of the handler, without the name; it may
             raise ProtocolError.
         """
-        self._answers[name] = answer
+        self._global_requests.answer_here(name, answer)
 
     def expect_peer_to_read(self, seconds: float) -> None:
         """Have TCP give up a peer that takes no data for so long.
@@ -326,27 +315,7 @@ class Connection(ConnectionService):
     # Global requests.
 
     def _global_request(self, payload: bytes) -> None:
-        reader = Reader(payload)
-        name = reader.string(MAX_NAME)
-        want_reply = reader.boolean()
-        data = reader.rest()
-        if name in self._answers:
-            answer = self._answers[name](data)
-        else:
-            answer = self._ask_handler(name, data)
-        if not want_reply:
-            return
-        if answer is None:
-            self.send(MSG_REQUEST_FAILURE, b"")
-        else:
-            self.send(MSG_REQUEST_SUCCESS, answer)
-
-    def _ask_handler(self, name: bytes, data: bytes) -> bytes | None:
-        try:
-            return self._handler.global_request(name, data)
-        except Exception:
-            self._log.failure("a global request {name}", name=printable(name))
-            return None
+        self._global_requests.received(payload)
 
     def _request_success(self, payload: bytes) -> None:
         self._global_requests.answered(True, payload)
