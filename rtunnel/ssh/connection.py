@@ -92,7 +92,7 @@ class Connection(ConnectionService):
         self._received_opens: ReceivedOpens | None = None
         self._sent_closes: SentCloses | None = None
         self._global_requests = GlobalRequests(
-            self.send, handler.global_request, self.limits.outstanding_requests
+            self.send, handler, self.limits.outstanding_requests
         )
         # A list, as an empty deque has 760 bytes and most tunnels are idle.
         self._waiting: list[Channel] = []

@@ -10,6 +10,7 @@ from twisted.logger import Logger
 
 from rtunnel.naming import printable
 from rtunnel.ssh.channel_opens import MAX_NAME
+from rtunnel.ssh.interfaces import ConnectionHandler
 from rtunnel.ssh.requests import SentRequests
 from rtunnel.wire.data_types import Reader, boolean, string
 from rtunnel.wire.numbers import (
@@ -26,22 +27,22 @@ class GlobalRequests:
     """What both ends ask of each other, and of no channel.
 
     :param send: sends a message.
-    :param ask: the connection's owner: from name and data to an answer.
+    :param owner: answers what the peer asks.
     :param limit: requests of ours that may wait for an answer at a time.
     """
 
     _log = Logger()
 
-    __slots__ = ("_answers", "_ask", "_send", "_sent")
+    __slots__ = ("_answers", "_owner", "_send", "_sent")
 
     def __init__(
         self,
         send: Callable[[int, bytes], None],
-        ask: Callable[[bytes, bytes], bytes | None],
+        owner: ConnectionHandler,
         limit: int,
     ) -> None:
         self._send = send
-        self._ask = ask
+        self._owner = owner
         self._sent = SentRequests(limit)
         self._answers: dict[bytes, Answer] = {}
 
@@ -101,7 +102,7 @@ class GlobalRequests:
 
     def _ask_owner(self, name: bytes, data: bytes) -> bytes | None:
         try:
-            return self._ask(name, data)
+            return self._owner.global_request(name, data)
         except Exception:
             self._log.failure("a global request {name}", name=printable(name))
             return None

@@ -158,7 +158,7 @@ class CredentialsTests(AgentTestCase):
         proxy.sides[0].connection.close()  # type: ignore[union-attr]
         await self.until(lambda: len(proxy.tunnels) == 1 and len(proxy.sides) == 2)
         identity = proxy.sides[1].connection.identity  # type: ignore[union-attr]
-        assert identity is not None
+        assert isinstance(identity, AgentIdentity)
         self.assertEqual(identity.certificate, renewed)
 
 
