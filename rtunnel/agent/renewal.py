@@ -28,9 +28,11 @@ from rtunnel.naming import printable
 from rtunnel.renewal_timer import RenewalTimer
 from rtunnel.state_directory import AGENT_KEY
 from rtunnel.timestamps import rfc3339
+from rtunnel.trust.bundle import TrustBundle
 from rtunnel.trust.renewal_request import RenewalRequest
-from rtunnel.wire.certificate import Certificate, CertificateKind
-from rtunnel.wire.keys import PrivateKey
+from rtunnel.wire.certificate import DEFAULT_SKEW, Certificate, CertificateKind
+from rtunnel.wire.certificate_check import check_validity
+from rtunnel.wire.keys import PrivateKey, PublicKey
 
 #: Seconds that a proxy has to send the new certificate.
 ANSWER_TIMEOUT: Final = 30.0
@@ -157,28 +159,34 @@ class Renewal:
         try:
             if isinstance(message, NotRenewed):
                 raise SigningUnavailable(printable(message.reason))
-            self._store(asked, message.certificate)
+            self._store(asked, message.certificate, message.bundle)
         except RtunnelError as error:
             asked.answered.errback(error)
             return isinstance(message, NotRenewed)
         asked.answered.callback(None)
         return True
 
-    def _store(self, asked: _Asked, certificate: Certificate) -> None:
+    def _store(
+        self, asked: _Asked, certificate: Certificate, bundle: TrustBundle | None
+    ) -> None:
         present = self._credentials.present
-        # Whether the agent authority has signed it, only the proxies can judge.
-        certificate.check(
-            kind=CertificateKind.USER,
-            trusted=[certificate.ca_key],
-            now=self._now(),
-            principal=present.certificate.principals[0],
+        certificate.check_signature()
+        check_validity(
+            certificate.valid_after, certificate.valid_before, self._now(), DEFAULT_SKEW
         )
-        if (certificate.key, certificate.key_id, certificate.principals) != (
+        if certificate.kind is not CertificateKind.USER or (
+            certificate.key,
+            certificate.key_id,
+            certificate.principals,
+            certificate.critical_options,
+        ) != (
             asked.request.key,
             present.certificate.key_id,
             present.certificate.principals,
+            present.certificate.critical_options,
         ):
             raise CertificateError("the certificate that came is not this agent's")
+        _check_authority(certificate.ca_key, present.certificate.ca_key, bundle)
         self._check(certificate)
         comment = f"rtunnel agent {present.instance} of {certificate.principals[0]}"
         if asked.key is None:
@@ -193,4 +201,28 @@ class Renewal:
         self._log.info(
             "this agent's certificate is renewed until {end}",
             end=rfc3339(certificate.valid_before),
+        )
+
+
+def _check_authority(
+    authority: PublicKey, before: PublicKey, bundle: TrustBundle | None
+) -> None:
+    """Whether a key is that of the agent authority: the same as before, or one that
+    this says is in its place. Else one proxy in wrong hands could give the agent a
+    certificate that no other proxy takes.
+
+    :param bundle: as the proxy has it.
+    :raises CertificateError: when it is not.
+    """
+    if authority == before:
+        return
+    if (
+        bundle is None
+        or bundle.role != "agent"
+        or authority not in bundle.trusted
+        or bundle.signer([before]) is None
+    ):
+        raise CertificateError(
+            "the certificate that came is of another authority, and the one before "
+            "does not vouch for it"
         )

@@ -36,9 +36,14 @@ class Renew:
 
 @attrs.frozen
 class Renewed:
-    """Proxy to agent: the next certificate. Success: it has been stored."""
+    """Proxy to agent: the next certificate. Success: it has been stored.
+
+    :param bundle: of the agent authority, when another key of it has signed than the
+        certificate before: an agent does not take a proxy's word for that.
+    """
 
     certificate: Certificate
+    bundle: TrustBundle | None = None
 
 
 @attrs.frozen
@@ -93,7 +98,10 @@ def name_and_fields(message: TrustMessage) -> tuple[bytes, dict[str, Any]]:
         case Renew():
             return b"renew", {"request": _text(message.request.encode_body())}
         case Renewed():
-            return b"renewed", {"certificate": _text(message.certificate.blob)}
+            fields: dict[str, Any] = {"certificate": _text(message.certificate.blob)}
+            if message.bundle is not None:
+                fields["bundle"] = message.bundle.to_fields()
+            return b"renewed", fields
         case NotRenewed():
             return b"not_renewed", {"reason": message.reason}
         case Trust():
@@ -130,8 +138,14 @@ def _read_renew(fields: Mapping[str, Any]) -> Renew:
 
 
 def _read_renewed(fields: Mapping[str, Any]) -> Renewed:
+    bundle = fields.get("bundle")
+    if not isinstance(bundle, dict | None):
+        raise MessageError("bundle is not an object")
     try:
-        return Renewed(Certificate.from_blob(_bytes(fields, "certificate")))
+        return Renewed(
+            Certificate.from_blob(_bytes(fields, "certificate")),
+            None if bundle is None else TrustBundle.from_fields(bundle),
+        )
     except (CertificateError, ProtocolError) as error:
         raise MessageError(str(error)) from None
 

@@ -69,8 +69,7 @@ class AgentTrust:
 
     :param signer: signs, or lets a peer sign.
     :param host_bundle: in force for the host authority; None before any rotation.
-    :param agent_signs: the agent authority's key that signs now; None when nobody has
-        said.
+    :param agent_bundle: likewise for the agent authority.
     :param own_authority: the key that has signed this proxy's present certificate.
     :param tunnels: those in service.
     :param has_followed: hears of an agent's certificate, and which generation of the
@@ -84,14 +83,14 @@ class AgentTrust:
         *,
         signer: CanSign,
         host_bundle: Callable[[], TrustBundle | None],
-        agent_signs: Callable[[], PublicKey | None],
+        agent_bundle: Callable[[], TrustBundle | None],
         own_authority: Callable[[], PublicKey],
         tunnels: Callable[[], Iterable[TrustingTunnel]],
         has_followed: Callable[[TrustingTunnel, int | None], None],
     ) -> None:
         self._signer = signer
         self._host_bundle = host_bundle
-        self._agent_signs = agent_signs
+        self._agent_bundle = agent_bundle
         self.own_authority = own_authority
         self._tunnels = tunnels
         self._has_followed = has_followed
@@ -114,8 +113,8 @@ class AgentTrust:
             self._say(tunnel, Trust(bundle)).addCallback(
                 lambda ignored: self._has_followed(tunnel, bundle.generation)
             ).addErrback(self._broke)
-        signs = self._agent_signs()
-        if signs is not None and tunnel.identity.certificate.ca_key != signs:
+        agents = self._agent_bundle()
+        if agents is not None and tunnel.identity.certificate.ca_key != agents.signs:
             self._say(tunnel, RenewalDue("another agent authority signs now", spread))
         shown = tunnel.host_certified_by
         if shown is not None and shown != self.own_authority():
@@ -163,7 +162,9 @@ class AgentTrust:
     async def _renew(self, tunnel: TrustingTunnel, request: RenewalRequest) -> None:
         message: TrustMessage
         try:
-            message = Renewed((await self._signer.sign(request)).certificate)
+            certificate = (await self._signer.sign(request)).certificate
+            same = certificate.ca_key == request.certificate.ca_key
+            message = Renewed(certificate, None if same else self._agent_bundle())
         except SigningRefused:
             message = NotRenewed("it is refused; the proxy's audit log says why")
         except SigningUnavailable as error:

@@ -69,7 +69,12 @@ class RenewalVerifier:
         except (AuthenticationRefused, CertificateError) as error:
             raise SigningRefused(str(error)) from None
         if isinstance(identity, AgentIdentity):
-            return AgentGrant(request.key, identity.cluster, identity.instance)
+            return AgentGrant(
+                request.key,
+                identity.cluster,
+                identity.instance,
+                certificate.critical_options,
+            )
         if isinstance(identity, PeerIdentity):
             _, *names = identity.names
             return ProxyGrant(

@@ -72,12 +72,14 @@ class AgentGrant:
 
     :param cluster: its one principal.
     :param instance: the agent's UUID.
+    :param critical_options: what it is bound to, of the certificate that is renewed.
     """
 
     role: Role = attrs.field(default="agent", init=False)
     key: PublicKey
     cluster: str
     instance: str
+    critical_options: tuple[tuple[str, bytes], ...] = ()
 
 
 @attrs.frozen
@@ -236,6 +238,7 @@ class Signer:
                     cluster=grant.cluster,
                     instance=grant.instance,
                     validity=validity,
+                    critical_options=grant.critical_options,
                 )
             return authority.sign_host(
                 grant.key,

@@ -63,7 +63,7 @@ class LiveTrust:
         self.agents = AgentTrust(
             signer=signer,
             host_bundle=lambda: self._watch.bundle("host"),
-            agent_signs=lambda: self.signs("agent"),
+            agent_bundle=lambda: self._watch.bundle("agent"),
             own_authority=lambda: credentials.present.certificate.ca_key,
             tunnels=tunnels,
             has_followed=self._followers.say_agent,

@@ -85,12 +85,19 @@ class CertificateAuthority:
         )
 
     def sign_agent(
-        self, key: PublicKey, *, cluster: str, instance: str, validity: float
+        self,
+        key: PublicKey,
+        *,
+        cluster: str,
+        instance: str,
+        validity: float,
+        critical_options: Iterable[tuple[str, bytes]] = (),
     ) -> Certificate:
         """Certify an agent's key.
 
         :param instance: the agent's UUID.
         :param validity: seconds from now.
+        :param critical_options: of the certificate that is renewed.
         :raises InvalidName: when cluster or instance is not well-formed.
         """
         return self._sign(
@@ -99,6 +106,7 @@ class CertificateAuthority:
             key_id=check_uuid(instance),
             principals=(check_cluster(cluster),),
             validity=validity,
+            critical_options=critical_options,
         )
 
     def sign_user(

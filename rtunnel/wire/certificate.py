@@ -268,14 +268,22 @@ class Certificate:
                 f"the certificate is signed by {self.ca_key.fingerprint}, which is no "
                 f"trusted CA for {kind.name.lower()} certificates here"
             )
-        signed = self.blob[: -len(string(self.signature))]
-        check_signature(self.ca_key, self.signature, signed)
+        self.check_signature()
         check_validity(self.valid_after, self.valid_before, now, skew)
         check_principals(self.principals, principal)
         if kind is CertificateKind.USER:
             check_user_options(self.critical_options, source)
         else:
             check_host_options(self.critical_options)
+
+    def check_signature(self) -> None:
+        """That the CA that it names has signed it; whether to trust that one, and
+        whether it holds otherwise, is not asked.
+
+        :raises CertificateError: when it has not.
+        """
+        signed = self.blob[: -len(string(self.signature))]
+        check_signature(self.ca_key, self.signature, signed)
 
     def __repr__(self) -> str:
         return (

@@ -30,9 +30,11 @@ from rtunnel.state_directory import (
     write_key_pair,
     write_public,
 )
+from rtunnel.trust.authority import CertificateAuthority
 from rtunnel.trust.bundle import Phase
 from rtunnel.trust.rotation import AuthorityState, step
 from rtunnel.wire.certificate import Certificate
+from rtunnel.wire.data_types import text
 from rtunnel.wire.keys import PrivateKey
 from tests.agent.proxies import INSTANCE, NOW, AgentTestCase, FakeProxy, Side
 
@@ -94,11 +96,13 @@ class TrustTestCase(AgentTestCase):
             side.send(answer)
         return True
 
-    def renewed(self, asked: Renew) -> Renewed:
+    def renewed(
+        self, asked: Renew, authority: CertificateAuthority | None = None
+    ) -> Renewed:
         """As a proxy that can sign does it."""
         asked.request.check(NOW)
         return Renewed(
-            self.agent_ca.sign_agent(
+            (authority or self.agent_ca).sign_agent(
                 asked.request.key, cluster="b", instance=INSTANCE, validity=3600
             )
         )
@@ -212,14 +216,74 @@ class RenewalTests(TrustTestCase):
             lambda asked: certify(asked.request.key, "b", other),
         ):
             self.answer = answer
-            count = len(self.asked(proxy))
-            service._renewal._timer._hasty_for = None
-            service._renewal._timer._due = 0.0
-            service._renewal.certificate_changed()
-            await self.until(lambda: len(self.asked(proxy)) > count)  # noqa: B023
-            await self.until(lambda: not service._renewal._timer._busy)
+            await self.ask_again(service, proxy)
             self.assertEqual(self.stored, before)
         self.assertEqual(len(proxy.sides), 1)
+
+    async def test_another_authority_needs_the_word_of_the_one_before(self) -> None:
+        """Or one proxy in wrong hands could shut the agent out everywhere."""
+        proxy = self.make_proxy()
+        service = self.start(proxy)
+        await self.until(lambda: proxy.tunnels)
+        before, old, new = (
+            self.stored,
+            self.agent_ca,
+            CertificateAuthority(PrivateKey.generate(), now=lambda: NOW),
+        )
+        state = AuthorityState.of("agent", None, [old.public])
+        good = step(state, old.public, Phase.TRUSTED, new.public)
+        good = good.signed([new._key, old._key])
+        for bundle in (
+            None,
+            good.signed([new._key]),
+            attrs.evolve(good, role="host").signed([old._key]),
+            step(state, old.public, Phase.TRUSTED, PrivateKey.generate().public).signed(
+                [old._key]
+            ),
+            good,
+        ):
+            self.answer = lambda asked, bundle=bundle: attrs.evolve(  # type: ignore[misc]
+                self.renewed(asked, new), bundle=bundle
+            )
+            await self.ask_again(service, proxy)
+            self.assertEqual(self.stored == before, bundle is not good)
+
+    async def test_a_certificate_bound_to_addresses_stays_so(self) -> None:
+        """One that is not is not taken instead of it."""
+        bound = [("source-address", text("127.0.0.0/8"))]
+        certificate = self.agent_ca.sign_agent(
+            self.credentials.key.public,
+            cluster="b",
+            instance=INSTANCE,
+            validity=60,
+            critical_options=bound,
+        )
+        self.write_certificate(certificate)
+        proxy = self.make_proxy()
+        service = self.start(proxy)
+        await self.until(lambda: proxy.tunnels)
+        await self.ask_again(service, proxy)
+        self.assertEqual(self.stored, certificate)
+        self.answer = lambda asked: Renewed(
+            self.agent_ca.sign_agent(
+                asked.request.key,
+                cluster="b",
+                instance=INSTANCE,
+                validity=3600,
+                critical_options=bound,
+            )
+        )
+        await self.ask_again(service, proxy)
+        self.assertNotEqual(self.stored, certificate)
+
+    async def ask_again(self, service: AgentService, proxy: FakeProxy) -> None:
+        """Have the agent renew now, and wait for what comes of it."""
+        count = len(self.asked(proxy))
+        service._renewal._timer._hasty_for = None
+        service._renewal._timer._due = 0.0
+        service._renewal.certificate_changed()
+        await self.until(lambda: len(self.asked(proxy)) > count)
+        await self.until(lambda: not service._renewal._timer._busy)
 
     async def test_a_certificate_that_was_not_asked_for_is_refused(self) -> None:
         """A proxy cannot push one."""

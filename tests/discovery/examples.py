@@ -101,6 +101,7 @@ trust_messages: st.SearchStrategy[Message] = st.one_of(
     st.just(Renew(RenewalRequest.make(_certificate, _key, NOW))),
     st.just(Renew(RenewalRequest.make(_certificate, _key, NOW, _fresh))),
     st.just(Renewed(_certificate)),
+    st.just(Renewed(_certificate, _bundle)),
     st.builds(NotRenewed, texts),
     st.builds(RenewalDue, texts, st.just(0.0) | seconds),
     st.builds(Replace, texts, st.just(0.0) | seconds),

@@ -23,12 +23,14 @@ from rtunnel.state_directory import (
     AgentCredentials,
     load_agent_credentials,
     load_certificate,
+    load_private_key,
     load_trust_anchors,
 )
 from rtunnel.trust.authority import CertificateAuthority
 from rtunnel.trust.bundle import Phase, Role
 from rtunnel.trust.renewal_request import RenewalRequest
 from rtunnel.wire.certificate import CertificateKind
+from rtunnel.wire.data_types import text
 from rtunnel.wire.keys import PrivateKey
 from tests.proxy.running import Agent, ProxyTestCase, Received
 
@@ -182,6 +184,28 @@ class RenewalTests(AgentTestCase):
         self.assertIn("certificate_renewed", self.audit_text())
         self.assertFalse(self.first.lost.called)
 
+    async def test_what_a_certificate_is_bound_to_it_stays_bound_to(self) -> None:
+        """To addresses; a renewal would be the way out."""
+        self.agent_state = self.make_agent()
+        own = self.credentials
+        bound = CertificateAuthority(
+            load_private_key(self.state / "agent_ca"), now=time.time
+        ).sign_agent(
+            own.key.public,
+            cluster="b",
+            instance=own.instance,
+            validity=60,
+            critical_options=[("source-address", text("127.0.0.0/8"))],
+        )
+        path = self.agent_state / "agent_key-cert.pub"
+        path.write_text(bound.to_openssh() + "\n")
+        self.first = await self.agent(self.agent_state)
+        await self.first.greet(self.reactor)
+        answer = await self.ask(self.request())
+        assert isinstance(answer, Renewed), answer
+        self.assertEqual(answer.certificate.critical_options, bound.critical_options)
+        self.assertTrue(bound.critical_options)
+
     async def test_a_request_that_proves_nothing_is_refused(self) -> None:
         """Without the reason, which is in the audit file; the tunnel stays."""
         await self.begin()
@@ -256,6 +280,8 @@ class RotationTests(AgentTestCase):
         [renewed] = self.heard(Renewed)
         signs = self.proxy.rotation.state("agent").signs
         self.assertEqual(renewed.certificate.ca_key, signs)
+        self.assertIsNotNone(renewed.bundle.signer([own.certificate.ca_key]))
+        self.assertIn(signs, renewed.bundle.trusted)
         self.assertNotEqual(own.certificate.ca_key, signs)
 
     async def test_the_proxy_renews_and_has_tunnels_made_anew(self) -> None:
