@@ -17,6 +17,7 @@ from rtunnel.config import AgentConfig
 from rtunnel.discovery.messages import Drain
 from rtunnel.errors import ConfigError, KeyFileError, OpenRefused
 from rtunnel.state_directory import AgentCredentials
+from rtunnel.trust.identity import AgentIdentity
 from tests.agent.proxies import INSTANCE, AgentTestCase, Balancer, FakeProxy, reactor
 
 CONFIG = """
