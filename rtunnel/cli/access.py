@@ -12,7 +12,12 @@ from pathlib import Path
 import attrs
 import click
 
-from rtunnel.cli.options import json_option, state_option, user_name
+from rtunnel.cli.options import (
+    json_option,
+    principal_option,
+    state_option,
+    user_name,
+)
 from rtunnel.config import ProxyConfig, load_proxy
 from rtunnel.errors import InvalidName
 from rtunnel.naming import Target, parse_target
@@ -64,14 +69,7 @@ def _moment(text: str) -> float:
 @click.argument("user", type=user_name)
 @click.argument("target", type=_target)
 @state_option
-@click.option(
-    "--principal",
-    "principals",
-    type=user_name,
-    multiple=True,
-    metavar="NAME",
-    help="What the person's certificate lists besides USER. May be repeated.",
-)
+@principal_option("What the person's certificate lists besides USER.")
 @click.option(
     "--at",
     "when",

@@ -19,9 +19,9 @@ from rtunnel.cli.issuing import (
     public_key_lines,
 )
 from rtunnel.cli.options import (
-    DIRECTORY,
     cluster_name,
     force_option,
+    out_option,
     set_option,
     state_option,
     ttl_option,
@@ -54,13 +54,7 @@ def agent() -> None:
 @agent.command()
 @click.argument("cluster", type=cluster_name)
 @state_option
-@click.option(
-    "--out",
-    required=True,
-    type=DIRECTORY,
-    metavar="DIR",
-    help="The state directory to make; copy it to the agent's machine.",
-)
+@out_option("The state directory to make; copy it to the agent's machine.")
 @ttl_option("certificates.agent_ttl")
 @set_option
 @force_option

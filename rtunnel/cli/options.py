@@ -15,6 +15,7 @@ from rtunnel.errors import InvalidName
 from rtunnel.naming import check_cluster, check_user
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_T = TypeVar("_T")
 
 #: Seconds in each unit of a duration.
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -49,10 +50,7 @@ def cluster_name(text: str) -> str:
 
     :raises BadParameter: when it is none.
     """
-    try:
-        return check_cluster(text)
-    except InvalidName as error:
-        raise click.BadParameter(str(error)) from None
+    return _checked(check_cluster, text)
 
 
 def proxy_name(text: str) -> str:
@@ -72,10 +70,7 @@ def user_name(text: str) -> str:
 
     :raises BadParameter: when it is none.
     """
-    try:
-        return check_user(text)
-    except InvalidName as error:
-        raise click.BadParameter(str(error)) from None
+    return _checked(check_user, text)
 
 
 def dial_address(text: str) -> Address:
@@ -83,8 +78,12 @@ def dial_address(text: str) -> Address:
 
     :raises BadParameter: when it is none.
     """
+    return _checked(Address.parse, text)
+
+
+def _checked(check: Callable[[str], _T], text: str) -> _T:
     try:
-        return Address.parse(text)
+        return check(text)
     except InvalidName as error:
         raise click.BadParameter(str(error)) from None
 
@@ -99,6 +98,32 @@ state_option = click.option(
     metavar="DIR",
     help="State directory. Default: $RTUNNEL_STATE, else the current directory.",
 )
+
+
+def out_option(help: str) -> Callable[[_Command], _Command]:
+    """``--out``: the state directory to make.
+
+    :param help: what to say of it.
+    """
+    return click.option(
+        "--out", required=True, type=DIRECTORY, metavar="DIR", help=help
+    )
+
+
+def principal_option(help: str) -> Callable[[_Command], _Command]:
+    """``--principal``, any number of times.
+
+    :param help: what it is, to precede "May be repeated."
+    """
+    return click.option(
+        "--principal",
+        "principals",
+        type=user_name,
+        multiple=True,
+        metavar="NAME",
+        help=f"{help} May be repeated.",
+    )
+
 
 set_option = click.option(
     "--set",

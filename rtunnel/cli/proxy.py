@@ -22,8 +22,8 @@ from rtunnel.cli.issuing import (
     sign_host_key,
 )
 from rtunnel.cli.options import (
-    DIRECTORY,
     force_option,
+    out_option,
     proxy_name,
     set_option,
     state_option,
@@ -56,13 +56,7 @@ def proxy() -> None:
 @proxy.command()
 @click.argument("name", type=proxy_name)
 @state_option
-@click.option(
-    "--out",
-    required=True,
-    type=DIRECTORY,
-    metavar="DIR",
-    help="The state directory to make.",
-)
+@out_option("The state directory to make.")
 @ttl_option("certificates.proxy_ttl")
 @set_option
 @force_option

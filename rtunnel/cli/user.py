@@ -8,7 +8,13 @@ from pathlib import Path
 import click
 
 from rtunnel.authority_files import load_authority
-from rtunnel.cli.options import force_option, state_option, ttl_option, user_name
+from rtunnel.cli.options import (
+    force_option,
+    principal_option,
+    state_option,
+    ttl_option,
+    user_name,
+)
 from rtunnel.cli.printing import shell_path, until
 from rtunnel.state_directory import (
     USER_CA,
@@ -34,14 +40,7 @@ def user() -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="The person's public key.",
 )
-@click.option(
-    "--principal",
-    "principals",
-    type=user_name,
-    multiple=True,
-    metavar="NAME",
-    help="What [[allow]] rules may call this person besides NAME. May be repeated.",
-)
+@principal_option("What [[allow]] rules may call this person besides NAME.")
 @ttl_option("8h")
 @click.option(
     "--out",

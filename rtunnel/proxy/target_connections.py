@@ -7,7 +7,7 @@ asked for.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -84,13 +84,7 @@ class TargetConnections:
         except OpenRefused as error:
             self._owner.record(
                 ConnectionRefused(
-                    connection_id=connection_id,
-                    user=user.name,
-                    key_id=user.key_id,
-                    source=user.source,
-                    cluster=target.cluster,
-                    target=str(target),
-                    proxy=self._proxy_id,
+                    **self._about(user, target, connection_id),
                     reason=error.text,
                     outcome=(
                         "refused"
@@ -107,19 +101,7 @@ class TargetConnections:
 
         :return: False when they must not be, for it cannot be recorded.
         """
-        user = connection.user
-        recorded = self._owner.record(
-            ConnectionOpened(
-                connection_id=connection.connection_id,
-                user=user.name,
-                key_id=user.key_id,
-                source=user.source,
-                cluster=connection.target.cluster,
-                target=str(connection.target),
-                proxy=self._proxy_id,
-                agent=connection.reached.agent,
-            )
-        )
+        recorded = self._owner.record(ConnectionOpened(**self._about_open(connection)))
         self.open += recorded
         return recorded
 
@@ -129,18 +111,10 @@ class TargetConnections:
 
     def closed(self, connection: TargetConnection, report: SpliceReport) -> None:
         """Both directions of a connection have ended."""
-        user = connection.user
         self.open -= 1
         self._owner.record(
             ConnectionClosed(
-                connection_id=connection.connection_id,
-                user=user.name,
-                key_id=user.key_id,
-                source=user.source,
-                cluster=connection.target.cluster,
-                target=str(connection.target),
-                proxy=self._proxy_id,
-                agent=connection.reached.agent,
+                **self._about_open(connection),
                 bytes_in=report.bytes_in,
                 bytes_out=report.bytes_out,
                 seconds=report.seconds,
@@ -149,6 +123,26 @@ class TargetConnections:
             )
         )
         self._owner.connection_ended(connection)
+
+    def _about(
+        self, user: UserIdentity, target: Target, connection_id: str
+    ) -> dict[str, Any]:
+        """What the events of one connection have in common."""
+        return {
+            "connection_id": connection_id,
+            "user": user.name,
+            "key_id": user.key_id,
+            "source": user.source,
+            "cluster": target.cluster,
+            "target": str(target),
+            "proxy": self._proxy_id,
+        }
+
+    def _about_open(self, connection: TargetConnection) -> dict[str, Any]:
+        about = self._about(
+            connection.user, connection.target, connection.connection_id
+        )
+        return about | {"agent": connection.reached.agent}
 
     def _outcome(self, connection: TargetConnection, report: SpliceReport) -> Outcome:
         if connection.forbidden is not None:

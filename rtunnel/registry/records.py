@@ -8,7 +8,6 @@ type makes the record unreadable, which is a :class:`~rtunnel.errors.RegistryErr
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, cast
 
@@ -17,6 +16,7 @@ import attrs
 from rtunnel.errors import RegistryError
 from rtunnel.naming import printable
 from rtunnel.registry.holder import Holder
+from rtunnel.timestamps import seconds_of
 
 #: Keys of proxy records: this and the proxy's id.
 PROXIES = "proxies/"
@@ -193,14 +193,10 @@ class _Fields:
 
     def number(self, name: str) -> float:
         value = self.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            try:
-                number = float(value)
-            except OverflowError:
-                number = math.inf
-            if math.isfinite(number) and number >= 0:
-                return number
-        raise self._wrong(name, "a number, not negative", value)
+        number = seconds_of(value)
+        if number is None:
+            raise self._wrong(name, "a number, not negative", value)
+        return number
 
     def state(self, name: str) -> State:
         value = self.get(name)

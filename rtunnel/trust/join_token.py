@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ import attrs
 
 from rtunnel.errors import InvalidName, JoinLineError, RegistryError
 from rtunnel.naming import check_cluster, printable
+from rtunnel.timestamps import seconds_of
 from rtunnel.trust.signing_role import ROLES, Role
 
 #: Keys of token records: this and the SHA-256 of the token, in hex.
@@ -192,15 +192,10 @@ class TokenRecord:
 
 
 def _time(fields: Mapping[str, object], name: str) -> float:
-    value = fields.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if math.isfinite(number) and number >= 0:
-            return number
-    raise InvalidName(f"a token's {name} is seconds since 1970")
+    seconds = seconds_of(fields.get(name))
+    if seconds is None:
+        raise InvalidName(f"a token's {name} is seconds since 1970")
+    return seconds
 
 
 @attrs.frozen

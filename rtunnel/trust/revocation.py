@@ -18,6 +18,7 @@ import attrs
 
 from rtunnel.errors import InvalidName, RegistryError
 from rtunnel.naming import check_cluster, check_user, printable
+from rtunnel.timestamps import seconds_of
 from rtunnel.trust.identity import (
     AgentIdentity,
     Identity,
@@ -243,13 +244,10 @@ def _text(fields: Mapping[str, object], name: str) -> str:
 
 
 def _time(fields: Mapping[str, object], name: str) -> float:
-    value = fields.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"its {name} is no number")
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError(f"its {name} is no time") from None
+    seconds = seconds_of(fields.get(name))
+    if seconds is None:
+        raise ValueError(f"its {name} is no time")
+    return seconds
 
 
 def _check_serial(value: str) -> str:
