@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Protocol
 
 from hypothesis import strategies as st
 
@@ -114,3 +115,21 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Drain, reason=texts, seconds=st.just(0.0) | seconds),
     trust_messages,
 )
+
+
+class Request(Protocol):
+    """What opens a channel."""
+
+    def encode(self) -> bytes:
+        """The type-specific part of the open."""
+
+
+@st.composite
+def garbage(draw: st.DrawFn, requests: st.SearchStrategy[Request]) -> bytes:
+    """Any bytes; or a request with one byte changed, cut off, or too long by one."""
+    if draw(st.booleans()):
+        return draw(st.binary(max_size=200))
+    encoded = bytearray(draw(requests).encode())
+    encoded[draw(st.integers(0, len(encoded) - 1))] ^= draw(st.sampled_from([0, 0x81]))
+    end = draw(st.just(len(encoded)) | st.integers(0, len(encoded)))
+    return bytes(encoded[:end]) + draw(st.sampled_from([b"", b"x"]))

@@ -5,24 +5,9 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.ssh.host_key import HostKey
-from rtunnel.wire.certificate import CertificateKind, sign_certificate
 from rtunnel.wire.keys import ED25519, RSA, PrivateKey
+from tests.ssh.transports import certified
 from tests.wire.examples import private_key
-
-
-def certified(key: PrivateKey) -> HostKey:
-    """A host key with a host certificate."""
-    certificate = sign_certificate(
-        PrivateKey.generate(),
-        key.public,
-        kind=CertificateKind.HOST,
-        key_id="host",
-        principals=["example.com"],
-        valid_after=0,
-        valid_before=2**40,
-        serial=1,
-    )
-    return HostKey(key, certificate)
 
 
 class HostKeyTests(SynchronousTestCase):

@@ -10,7 +10,6 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
     TCP4ClientEndpoint,
-    TCP4ServerEndpoint,
     connectProtocol,
 )
 from twisted.internet.protocol import ProcessProtocol, Protocol
@@ -36,8 +35,8 @@ from rtunnel.wire.certificate import (
 from rtunnel.wire.keys import ECDSA_P256, ED25519, RSA, PrivateKey, PublicKey
 from tests.interop.peers import require_peer
 from tests.interop.processes import LOOPBACK, environment, free_port
-from tests.ssh.test_host_key import certified
-from tests.ssh.transports import identity
+from tests.ssh.listening import listen
+from tests.ssh.transports import certified, identity
 from tests.wire.examples import private_key
 
 # The module is typed as the module it replaces.
@@ -140,19 +139,7 @@ class OpenSSHClientTests(TestCase):
             limits=limits,
             algorithms=algorithms,
         )
-        build = factory.buildProtocol
-
-        def keep(addr: Any) -> ServerTransport:
-            transport = build(addr)
-            assert transport is not None
-            self.transports.append(transport)
-            return transport
-
-        factory.buildProtocol = keep  # type: ignore[method-assign]
-        endpoint = TCP4ServerEndpoint(reactor, 0, interface=LOOPBACK)
-        port = await endpoint.listen(factory)
-        self.addCleanup(port.stopListening)
-        return cast(int, cast(Any, port.getHost()).port)
+        return await listen(self, factory, self.transports)
 
     async def ssh(
         self,

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IConsumer, IProducer
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import LoopingCall, deferLater
@@ -33,6 +33,7 @@ from tests.interop import soak
 from tests.interop.peers import require_peer
 from tests.interop.processes import LOOPBACK, environment
 from tests.interop.sshd import Sshd
+from tests.ssh.listening import listen
 from tests.ssh.test_openssh import write_key
 from tests.ssh.transports import HOST_KEY, USER_KEY, believe, identity
 
@@ -203,19 +204,7 @@ class RekeyingTestCase(TestCase):
             algorithms=algorithms,
             make_connection=make_connection,
         )
-        build = factory.buildProtocol
-
-        def keep(addr: Any) -> ServerTransport:
-            transport = build(addr)
-            assert transport is not None
-            self.servers.append(transport)
-            return transport
-
-        factory.buildProtocol = keep  # type: ignore[method-assign]
-        endpoint = TCP4ServerEndpoint(reactor, 0, interface=LOOPBACK)
-        port = await endpoint.listen(factory)
-        self.addCleanup(port.stopListening)
-        return cast(int, cast(Any, port.getHost()).port)
+        return await listen(self, factory, self.servers)
 
     async def connect(
         self,

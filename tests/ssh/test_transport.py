@@ -33,7 +33,7 @@ from rtunnel.ssh.userauth import LoginRules
 from rtunnel.ssh.userauth_client import Credentials
 from rtunnel.trust.identity import Identity
 from rtunnel.wire.algorithms import CIPHERS, DEFAULT_ALGORITHMS, Algorithms
-from rtunnel.wire.certificate import Certificate, CertificateKind, sign_certificate
+from rtunnel.wire.certificate import Certificate
 from rtunnel.wire.data_types import name_list, string, text, uint32
 from rtunnel.wire.keys import ECDSA_P256, ED25519, RSA, PrivateKey, PublicKey
 from rtunnel.wire.negotiation import SERVER_SIG_ALGS, KexInit, encode_ext_info
@@ -63,6 +63,7 @@ from tests.ssh.transports import (
     Pair,
     RawClient,
     RecordingService,
+    certified,
     identity,
     make_client,
     make_server,
@@ -75,21 +76,6 @@ VALUE = b"\x09" + bytes(31)
 CHACHA20 = Algorithms(ciphers=(b"chacha20-poly1305@openssh.com",))
 
 NO_MEANING = (MSG_IGNORE, MSG_UNIMPLEMENTED, MSG_DEBUG)
-
-
-def certified(key: PrivateKey) -> HostKey:
-    """A host key with a host certificate."""
-    certificate = sign_certificate(
-        PrivateKey.generate(),
-        key.public,
-        kind=CertificateKind.HOST,
-        key_id="host",
-        principals=["example.com"],
-        valid_after=0,
-        valid_before=2**40,
-        serial=1,
-    )
-    return HostKey(key, certificate)
 
 
 class HandshakeTests(SynchronousTestCase):

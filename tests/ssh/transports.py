@@ -28,7 +28,12 @@ from rtunnel.ssh.userauth_client import Credentials
 from rtunnel.trust.identity import Identity, UserIdentity
 from rtunnel.trust.login_proof import CONNECTION_SERVICE
 from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, Algorithms
-from rtunnel.wire.certificate import Certificate, parse_public_key
+from rtunnel.wire.certificate import (
+    Certificate,
+    CertificateKind,
+    parse_public_key,
+    sign_certificate,
+)
 from rtunnel.wire.data_types import string, uint32
 from rtunnel.wire.keys import PrivateKey, PublicKey
 from rtunnel.wire.numbers import MSG_CHANNEL_DATA
@@ -51,6 +56,21 @@ def identify(algorithm: bytes, blob: bytes, source: str) -> Identity:
     if blob != USER_KEY.public.blob:
         raise AuthenticationRefused("nobody's key")
     return identity()
+
+
+def certified(key: PrivateKey) -> HostKey:
+    """A host key with a host certificate."""
+    certificate = sign_certificate(
+        PrivateKey.generate(),
+        key.public,
+        kind=CertificateKind.HOST,
+        key_id="host",
+        principals=["example.com"],
+        valid_after=0,
+        valid_before=2**40,
+        serial=1,
+    )
+    return HostKey(key, certificate)
 
 
 def believe(algorithm: bytes, blob: bytes) -> Certificate | PublicKey:

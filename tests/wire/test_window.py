@@ -56,6 +56,15 @@ class ReceiveWindowTests(SynchronousTestCase):
         budget = WindowBudget(total)
         return ReceiveWindow(budget, 256 * KIB, 2 * MIB, 32 * KIB, 0.0)
 
+    def use_up(self, window: ReceiveWindow, now: float, lasting: list[float]) -> None:
+        """Receive all that it takes, once for each of these times in seconds."""
+        for seconds in lasting:
+            used = window.remaining
+            window.received(used)
+            window.consumed(used)
+            now += seconds
+            window.credit(now)
+
     def test_credit_is_due_at_half(self) -> None:
         """Nothing goes back before half of the window was consumed."""
         window = self.make()
@@ -81,39 +90,17 @@ class ReceiveWindowTests(SynchronousTestCase):
         self.assertEqual(window.remaining, 256 * KIB)
 
     def test_grows_to_its_maximum_while_busy(self) -> None:
-        """A window used up quickly doubles until it is as large as it may be."""
-        window = self.make()
-        now = 0.0
-        for _ in range(10):
-            used = window.remaining
-            window.received(used)
-            window.consumed(used)
-            now += 0.1
-            window.credit(now)
-        self.assertEqual(window.remaining, 2 * MIB)
-
-    def test_grows_when_it_gets_busy_late(self) -> None:
-        """What counts is how long the window lasted, not how old the channel is."""
-        window = self.make()
-        now = 100.0
-        for _ in range(10):
-            used = window.remaining
-            window.received(used)
-            window.consumed(used)
-            now += 0.1
-            window.credit(now)
-        self.assertEqual(window.remaining, 2 * MIB)
+        """A window used up quickly doubles until it is as large as it may be. What
+        counts is how long it lasted, not how old the channel is."""
+        for began in (0.0, 100.0):
+            window = self.make()
+            self.use_up(window, began, [0.1] * 10)
+            self.assertEqual(window.remaining, 2 * MIB)
 
     def test_shrinks_when_it_lasts(self) -> None:
         """A large window that lasts for long goes back to its first size."""
         window = self.make()
-        now = 0.0
-        for seconds in [0.1] * 10 + [100.0] * 10:
-            used = window.remaining
-            window.received(used)
-            window.consumed(used)
-            now += seconds
-            window.credit(now)
+        self.use_up(window, 0.0, [0.1] * 10 + [100.0] * 10)
         self.assertEqual(window.remaining, 256 * KIB)
 
     def test_release_gives_everything_back(self) -> None:
