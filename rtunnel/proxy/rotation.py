@@ -36,8 +36,11 @@ class Bundles(Protocol):
     def bundle(self, role: Role) -> TrustBundle | None:
         """The bundle of an authority; None before its first rotation."""
 
-    async def publish(self, bundle: TrustBundle) -> None:
-        """Put the next bundle into force."""
+    async def publish(self, bundle: TrustBundle, force: bool = False) -> None:
+        """Put the next bundle into force.
+
+        :param force: also in place of one that is signed by no key that we trust.
+        """
 
 
 class FollowerList(Protocol):
@@ -177,7 +180,7 @@ class Rotation:
         if target is not before:
             bundle = self._next_bundle(state, target)
             await self._check_followed(role, force)
-            await self._bundles.publish(bundle)
+            await self._bundles.publish(bundle, force)
             self._record(
                 CaRotated(
                     proxy=self._proxy_id,

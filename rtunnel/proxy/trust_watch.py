@@ -63,7 +63,7 @@ class TrustWatch:
                 self._bundles[role] = bundle
                 # What a crash has interrupted.
                 self._arrange(bundle)
-        self._refused: set[tuple[Role, int]] = set()
+        self._refused: dict[Role, int] = {}
         self._subscribers: list[Callable[[Role], None]] = []
         self._lock = DeferredLock()
         self._looking = LoopingCall(self._look)
@@ -92,9 +92,10 @@ class TrustWatch:
         if self._looking.running:
             self._looking.stop()
 
-    async def publish(self, bundle: TrustBundle) -> None:
+    async def publish(self, bundle: TrustBundle, force: bool = False) -> None:
         """Put a bundle into force that follows the present one.
 
+        :param force: also in place of one that is signed by no key that we trust.
         :raises RotationRefused: when somebody else was faster.
         :raises RegistryError: when the registry cannot be written.
         :raises KeyFileError: when the state directory cannot be written.
@@ -104,10 +105,7 @@ class TrustWatch:
         entry = await self._registry.get(key)
         held = None if entry is None else self._parsed(entry, bundle.role)
         if held is not None and held.generation >= bundle.generation:
-            raise RotationRefused(
-                f"the {bundle.role} authority is being rotated elsewhere: the registry "
-                f"has generation {held.generation}"
-            )
+            self._check_foreign(held, force)
         revision = None if entry is None else entry.revision
         written = await self._registry.compare_and_swap(key, bundle.to_json(), revision)
         if written is None:
@@ -116,6 +114,28 @@ class TrustWatch:
                 "`rtunnel ca status` and try again"
             )
         self._adopt(bundle)
+
+    def _check_foreign(self, held: TrustBundle, force: bool) -> None:
+        """What the registry holds is not older than what is to be put there.
+
+        :raises RotationRefused: unless nobody has to believe it, and we are told so.
+        """
+        if self._vouched_for(held):
+            raise RotationRefused(
+                f"the {held.role} authority is being rotated elsewhere: the registry "
+                f"has generation {held.generation}"
+            )
+        if not force:
+            raise RotationRefused(
+                f"the registry has generation {held.generation} of the {held.role} "
+                "authority, signed by no key that this proxy trusts: either this one "
+                "has missed whole rotations, or somebody has written there who has no "
+                "business to. If it is the latter, --force replaces it"
+            )
+
+    def _vouched_for(self, bundle: TrustBundle) -> bool:
+        anchors = getattr(self._credentials.anchors, bundle.role)
+        return bundle.signer(anchors) is not None
 
     def _changed(self) -> None:
         self._look()
@@ -144,7 +164,11 @@ class TrustWatch:
         held = None if entry is None else self._parsed(entry, role)
         if held is not None and (own is None or held.generation > own.generation):
             self._try_to_adopt(held)
-        elif own is not None and (held is None or held.generation < own.generation):
+        elif own is not None and (
+            held is None
+            or held.generation < own.generation
+            or (held != own and not self._vouched_for(held))
+        ):
             await self._registry.compare_and_swap(
                 TRUST + role, own.to_json(), None if entry is None else entry.revision
             )
@@ -160,8 +184,8 @@ class TrustWatch:
         try:
             self._adopt(bundle)
         except (BundleRefused, ConfigError, KeyFileError) as error:
-            if (bundle.role, bundle.generation) not in self._refused:
-                self._refused.add((bundle.role, bundle.generation))
+            if self._refused.get(bundle.role) != bundle.generation:
+                self._refused[bundle.role] = bundle.generation
                 self._log.error(
                     "this proxy cannot follow the rotation of the {role} authority: "
                     "{reason}",

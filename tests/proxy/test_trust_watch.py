@@ -20,7 +20,7 @@ from rtunnel.proxy.rotation import Rotation
 from rtunnel.proxy.trust_watch import LOOK_INTERVAL, TRUST, TrustWatch
 from rtunnel.registry.memory import MemoryRegistry
 from rtunnel.state_directory import load_proxy_credentials, load_trust_anchors
-from rtunnel.trust.bundle import Phase
+from rtunnel.trust.bundle import MAX_GENERATION, Phase, TrustBundle
 from rtunnel.wire.keys import PrivateKey
 from tests.cli.running import rtunnel
 
@@ -171,18 +171,47 @@ class TrustWatchTests(TestCase):
         assert bundle is not None
 
         thief = PrivateKey.generate()
-        forged = attrs.evolve(
-            bundle,
-            generation=9,
-            trusted=(thief.public, *bundle.trusted),
-            other=thief.public,
-        ).signed([thief])
+        forged = _forged(bundle, thief, generation=9)
         for value in (forged.to_json(), "nonsense", "{}"):
             await self.registry.put(TRUST + "user", value)
             self.clock.advance(LOOK_INTERVAL)
             for proxy in (self.first, self.second):
                 self.assertNotIn(thief.public, proxy.credentials.anchors.user)
                 self.assertEqual(proxy.watch.bundle("user"), bundle)
+
+    async def test_nor_can_it_keep_an_authority_from_being_rotated(self) -> None:
+        """Which may be what has to be done about it."""
+        await self.move(Phase.TRUSTED)
+        bundle = self.first.watch.bundle("user")
+        assert bundle is not None
+        forged = _forged(bundle, PrivateKey.generate(), generation=MAX_GENERATION)
+        await self.registry.put(TRUST + "user", forged.to_json())
+        self.clock.advance(LOOK_INTERVAL)
+        with self.assertRaisesRegex(RotationRefused, "--force replaces it"):
+            await self.first.rotation.move("user", None, back=False, force=False)
+        await self.first.rotation.move("user", None, back=False, force=True)
+        self.clock.advance(LOOK_INTERVAL)
+        self.assertEqual(self.second.rotation.state("user").phase, Phase.SIGNS)
+
+    async def test_force_is_not_for_what_is_rotated_elsewhere(self) -> None:
+        """A bundle that is signed as it should be stays."""
+        state = self.first.rotation.state("user")
+        bundle = self.first.rotation._next_bundle(state, Phase.TRUSTED)
+        await self.move(Phase.TRUSTED)
+        with self.assertRaisesRegex(RotationRefused, "elsewhere"):
+            await self.first.watch.publish(bundle, force=True)
+
+    async def test_a_forged_bundle_keeps_nobody_from_catching_up(self) -> None:
+        """One of the present generation is replaced by the true one."""
+        self.second.stop()
+        await self.move(Phase.TRUSTED)
+        bundle = self.first.watch.bundle("user")
+        assert bundle is not None
+        forged = _forged(bundle, PrivateKey.generate(), bundle.generation)
+        await self.registry.put(TRUST + "user", forged.to_json())
+        self.clock.advance(LOOK_INTERVAL)
+        again = await self.proxy(self.second_state)
+        self.assertEqual(again.watch.bundle("user"), bundle)
 
     async def test_a_lost_registry_is_filled_again(self) -> None:
         """From what the proxies have in their files."""
@@ -248,3 +277,13 @@ class TrustWatchTests(TestCase):
         self.assertEqual(laggard["kind"], "proxy")
         self.assertEqual(laggard["name"], "two")
         self.assertEqual(status["authorities"]["host"]["not_followed"], [])
+
+
+def _forged(bundle: TrustBundle, thief: PrivateKey, generation: int) -> TrustBundle:
+    """The thief's key in the place of the new one, by the thief's own word."""
+    return attrs.evolve(
+        bundle,
+        generation=generation,
+        trusted=(thief.public, *bundle.trusted),
+        other=thief.public,
+    ).signed([thief])
