@@ -37,6 +37,7 @@ from rtunnel.errors import (
 )
 from rtunnel.naming import printable
 from rtunnel.ssh.channel import Channel
+from rtunnel.ssh.channel_limits import TokenBucket
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.trust.identity import AgentIdentity, Identity
 from rtunnel.trust.renewal_request import RenewalRequest
@@ -44,6 +45,10 @@ from rtunnel.wire.keys import PublicKey
 
 #: Seconds from login to ``hello``; an agent that is silent longer is disconnected.
 HELLO_DEADLINE = 10.0
+
+#: Renewals that an agent may ask for each second, and at once. It does with far fewer;
+#: each costs signatures and a line in the audit file, here or at a peer.
+RENEWALS_PER_SECOND, RENEWALS_BURST = 0.5, 10
 
 CONTROL_CHANNEL = b"control@rtunnel"
 TRANSPORT_CHANNEL = b"transport@rtunnel"
@@ -117,6 +122,9 @@ ConnectionHandler`.
         self._connection: Connection | None = None
         self._control: ControlChannel | None = None
         self._hello_timer: IDelayedCall | None = None
+        self._renewals = TokenBucket(
+            RENEWALS_PER_SECOND, RENEWALS_BURST, clock.seconds()
+        )
         self._draining = False
         self._lost = False
         self._end_reason = ""
@@ -220,6 +228,8 @@ ConnectionHandler`.
         if isinstance(message, Hello):
             return Deferred.fromCoroutine(self._greeted(message))
         if isinstance(message, Renew):
+            if not self._renewals.take(self._clock.seconds()):
+                return False
             try:
                 return self._owner.renew(self, message.request)
             except MessageError as error:

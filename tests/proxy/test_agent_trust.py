@@ -19,6 +19,7 @@ from rtunnel.discovery.trust_messages import (
 )
 from rtunnel.errors import ConnectionClosed, RequestFailed
 from rtunnel.proxy.live_logins import NOT_TRUSTED
+from rtunnel.proxy.tunnel import RENEWALS_BURST
 from rtunnel.state_directory import (
     AgentCredentials,
     load_agent_credentials,
@@ -205,6 +206,24 @@ class RenewalTests(AgentTestCase):
         assert isinstance(answer, Renewed), answer
         self.assertEqual(answer.certificate.critical_options, bound.critical_options)
         self.assertTrue(bound.critical_options)
+
+    async def test_an_agent_cannot_have_certificates_signed_without_end(self) -> None:
+        """What is too much is refused at once, and costs nothing."""
+        await self.begin()
+        assert self.first.control is not None
+        request = Renew(self.request(signature=b"\0" * 83))
+        count, refused = 3 * RENEWALS_BURST, 0
+        for _ in range(count):
+            try:
+                await self.first.control.send(request)
+            except RequestFailed:
+                refused += 1
+        self.assertGreaterEqual(refused, RENEWALS_BURST)
+        await self.until(lambda: len(self.answers()) == count - refused)
+        self.assertEqual(
+            self.audit_text().count("renewal_refused"), len(self.answers())
+        )
+        self.assertFalse(self.first.lost.called)
 
     async def test_a_request_that_proves_nothing_is_refused(self) -> None:
         """Without the reason, which is in the audit file; the tunnel stays."""
