@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,12 @@ from rtunnel.wire.keys import PrivateKey
 from tests.cli.running import rtunnel
 
 EVERYTHING = "allow=[{users=['*'], clusters=['*'], targets=['*:*']}]"
+
+
+def events(text: str, name: str) -> list[dict[str, Any]]:
+    """The events of one kind in an audit file."""
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [line for line in lines if line["event"] == name]
 
 
 class Received:
@@ -302,6 +309,15 @@ class ProxyTestCase(TestCase):
             b"direct-tcpip",
             text(host) + uint32(port) + text("127.0.0.1") + uint32(40000),
         )
+
+    async def opened(
+        self, client: Connection, host: str = "web1.b", port: int = 22
+    ) -> tuple[Channel, Received]:
+        """A connection to a target, and what comes from there."""
+        channel = await self.open_target(client, host, port)
+        received = Received()
+        channel.start(received)
+        return channel, received
 
     async def until(self, condition: Any) -> None:
         """Wait until ``condition`` is true; the test's time-out ends it otherwise."""

@@ -97,7 +97,7 @@ class MatrixTestCase(TwoProxiesTestCase):
             agents[cluster] = agent
         return agents
 
-    async def opened(
+    async def lets_through(
         self, client: Connection, host: str, cluster: str, port: int
     ) -> bool:
         """Whether the target can be opened; a refusal has to be one by the rules."""
@@ -119,7 +119,7 @@ class MatrixTestCase(TwoProxiesTestCase):
             client = await self.client(user, *groups)
             for cluster, host, port in product(CLUSTERS, HOSTS, PORTS):
                 expected = is_allowed(user, cluster, host, port)
-                found = await self.opened(client, host, cluster, port)
+                found = await self.lets_through(client, host, cluster, port)
                 self.assertEqual(found, expected, (user, host, cluster, port))
                 asked += expected
             client.close("done")

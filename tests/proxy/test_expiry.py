@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
-from typing import Any
 
 from rtunnel.errors import OpenRefused
-from rtunnel.ssh.channel import Channel
-from rtunnel.ssh.connection import Connection
-from tests.proxy.running import EVERYTHING, Peer, Received
+from tests.proxy.running import EVERYTHING, Peer, events
 from tests.proxy.two_proxies import TwoProxiesTestCase
-
-
-def events(text: str, name: str) -> list[dict[str, Any]]:
-    """The audit events of one kind."""
-    lines = [json.loads(line) for line in text.splitlines()]
-    return [line for line in lines if line["event"] == name]
 
 
 class OpenTestCase(TwoProxiesTestCase):
     """What the tests below have in common."""
 
     timeout = 60
-
-    async def opened(
-        self, client: Connection, host: str = "web1.b"
-    ) -> tuple[Channel, Received]:
-        """A connection to a target."""
-        channel = await self.open_target(client, host)
-        received = Received()
-        channel.start(received)
-        return channel, received
 
 
 class ExpiryTests(OpenTestCase):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from rtunnel.trust.signing_role import Role
 from rtunnel.wire.certificate import Certificate, CertificateKind
 from rtunnel.wire.data_types import Reader, text
 from rtunnel.wire.keys import PrivateKey, PublicKey
-from tests.proxy.running import Peer, ProxyTestCase, Received
+from tests.proxy.running import Peer, ProxyTestCase, Received, events
 from tests.proxy.two_proxies import TwoProxiesTestCase
 
 NEVER_MADE = new_token()
@@ -109,8 +108,7 @@ class JoiningTestCase(ProxyTestCase):
 
     def events(self, name: str, audit: str | None = None) -> list[dict[str, Any]]:
         """Audit lines of one kind."""
-        lines = map(json.loads, (audit or self.audit_text()).splitlines())
-        return [line for line in lines if line["event"] == name]
+        return events(audit or self.audit_text(), name)
 
 
 class Session(Received):

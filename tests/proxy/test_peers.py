@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import attrs
@@ -14,14 +13,8 @@ from rtunnel.errors import OpenRefused
 from rtunnel.proxy.service import ProxyService
 from rtunnel.ssh.connection import Connection
 from rtunnel.wire.keys import PrivateKey
-from tests.proxy.running import EVERYTHING, Peer, Received
+from tests.proxy.running import EVERYTHING, Peer, Received, events
 from tests.proxy.two_proxies import TwoProxiesTestCase
-
-
-def events(text: str, name: str) -> list[dict[str, Any]]:
-    """The audit events of one kind."""
-    lines = [json.loads(line) for line in text.splitlines()]
-    return [line for line in lines if line["event"] == name]
 
 
 class ForwardingTestCase(TwoProxiesTestCase):
@@ -41,9 +34,7 @@ class ForwardingTests(ForwardingTestCase):
         """What was sent comes back after the client's end of data, then the end."""
         agent = await self.agent_at_other()
         client = await self.client()
-        channel = await self.open_target(client, "web1.b", 2222)
-        received = Received()
-        channel.start(received)
+        channel, received = await self.opened(client, "web1.b", 2222)
         data = bytes(range(256)) * 4000
         channel.write(data)
         channel.write_eof()
@@ -55,9 +46,7 @@ class ForwardingTests(ForwardingTestCase):
         """With user, target, agent and bytes; each names itself."""
         agent = await self.agent_at_other()
         client = await self.client("alice", "ops")
-        channel = await self.open_target(client, "web1.b", 2222)
-        received = Received()
-        channel.start(received)
+        channel, received = await self.opened(client, "web1.b", 2222)
         channel.write(b"hello")
         channel.write_eof()
         await received.ended
@@ -278,9 +267,7 @@ class LossTests(ForwardingTestCase):
         """With a reason in the audit log, and the next dial makes a new link."""
         await self.agent_at_other()
         client = await self.client()
-        channel = await self.open_target(client, "web1.b")
-        received = Received()
-        channel.start(received)
+        _, received = await self.opened(client, "web1.b")
         self.incoming(self.other).abortConnection()
         await received.ended
         await self.until(lambda: "connection_closed" in self.audit_text())
@@ -307,9 +294,7 @@ class LossTests(ForwardingTestCase):
         """Dials first, in 2 heartbeats; what is open after 3 that are missed."""
         await self.agent_at_other()
         client = await self.client()
-        channel = await self.open_target(client, "web1.b")
-        received = Received()
-        channel.start(received)
+        _, received = await self.opened(client, "web1.b")
         self.incoming(self.other).pauseProducing()
         began = self.reactor.seconds()
         refused = await self.refusal(client, "web1.b")
@@ -334,9 +319,7 @@ class LossTests(ForwardingTestCase):
         """It waits for those of its peers as for those of its clients."""
         await self.agent_at_other()
         client = await self.client()
-        channel = await self.open_target(client, "web1.b")
-        received = Received()
-        channel.start(received)
+        channel, received = await self.opened(client, "web1.b")
         stopped = self.other.stopService()
         await self.until(lambda: self.other.not_ready() == "draining")
         refused = await self.refusal(client, "web1.b")
@@ -352,9 +335,7 @@ class LossTests(ForwardingTestCase):
         """Then it ends its links."""
         await self.agent_at_other()
         client = await self.client()
-        channel = await self.open_target(client, "web1.b")
-        received = Received()
-        channel.start(received)
+        channel, received = await self.opened(client, "web1.b")
         stopped = self.proxy.stopService()
         await self.until(lambda: self.proxy.not_ready() == "draining")
         self.assertFalse(stopped.called)

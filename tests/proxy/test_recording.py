@@ -14,7 +14,7 @@ from rtunnel.audit.log import AuditLog
 from rtunnel.audit.verification import verify
 from rtunnel.errors import OPEN_RESOURCE_SHORTAGE, ConnectionFailed, OpenRefused
 from rtunnel.proxy.recording import RETRY, Recording
-from tests.proxy.running import EVERYTHING, ProxyTestCase, Received
+from tests.proxy.running import EVERYTHING, ProxyTestCase
 
 STARTED = ProxyStarted(proxy="p-1")
 FULL = "audit.path='/dev/full'"
@@ -70,9 +70,7 @@ class NotRequiredTests(ProxyTestCase):
         """And ``status`` says what is lost."""
         await self.agent_in_service()
         client = await self.client("alice")
-        channel = await self.open_target(client, "web1.b")
-        received = Received()
-        channel.start(received)
+        channel, received = await self.opened(client, "web1.b")
         channel.write(b"hello")
         await self.until(lambda: received.data == b"hello")
         audit = self.proxy.status()["audit"]
@@ -108,9 +106,7 @@ class RequiredTests(Required):
         """What is open goes on; and the file tells of the gap."""
         await self.agent_in_service()
         client = await self.client("alice")
-        channel = await self.open_target(client, "web1.b")
-        received = Received()
-        channel.start(received)
+        channel, received = await self.opened(client, "web1.b")
         moved = self.break_file()
 
         self.assertIn("Is a directory", self.proxy.not_ready() or "")
@@ -144,9 +140,7 @@ class RequiredTests(Required):
 
         path.unlink()
         path.mkdir()
-        channel = await self.open_target(client, "web1.b")
-        received = Received()
-        channel.start(received)
+        channel, received = await self.opened(client, "web1.b")
         channel.write(b"hello")
         await received.ended
         self.assertEqual(received.data, b"")

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
-from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from rtunnel.errors import AuthenticationFailed, ConfigError, OpenRefused
 from rtunnel.proxy.live_logins import REVOKED
 from rtunnel.proxy.service import ProxyService
-from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.connection import Connection
 from rtunnel.state_directory import load_agent_credentials, load_public_key
 from rtunnel.trust.revocation import Revocation, RevocationKind
 from rtunnel.wire.keys import PrivateKey
-from tests.proxy.running import EVERYTHING, Peer, Received
+from tests.proxy.running import EVERYTHING, Peer, events
 from tests.proxy.test_krl_file import krl
 from tests.proxy.two_proxies import TwoProxiesTestCase
 
@@ -45,18 +42,6 @@ class RevokedTestCase(TwoProxiesTestCase):
         reason: str = await peer.lost
         self.assertLess(time.monotonic() - self.began, WITHIN)
         return reason
-
-    async def opened(self, client: Connection) -> tuple[Channel, Received]:
-        """A connection to a target of cluster b."""
-        channel = await self.open_target(client, "web1.b")
-        received = Received()
-        channel.start(received)
-        return channel, received
-
-    def events(self, name: str, audit: str) -> list[dict[str, Any]]:
-        """The lines of one event."""
-        lines = map(json.loads, audit.splitlines())
-        return [line for line in lines if line["event"] == name]
 
     def peer_of(self, connection: Connection) -> Peer:
         """What serves the far end of a connection that the test has made."""
@@ -90,13 +75,13 @@ class RevokedTests(RevokedTestCase):
         for each in (far_ends[2], agent, there):
             self.assertFalse(each.lost.called)
         for audit in (self.audit_text(), self.other_audit()):
-            (login,) = self.events("login_ended", audit)
+            (login,) = events(audit, "login_ended")
             self.assertEqual((login["user"], login["outcome"]), ("alice", "refused"))
             self.assertEqual(login["reason"], "user alice is revoked: laptop lost")
-            (closed,) = self.events("connection_closed", audit)
+            (closed,) = events(audit, "connection_closed")
             self.assertEqual((closed["user"], closed["outcome"]), ("alice", "refused"))
             self.assertIn("laptop lost", closed["reason"])
-        (revoked,) = self.events("revoked", self.audit_text())
+        (revoked,) = events(self.audit_text(), "revoked")
         self.assertEqual(revoked["target"], "user:alice")
         self.assertEqual(revoked["reason"], "laptop lost")
 
@@ -109,7 +94,7 @@ class RevokedTests(RevokedTestCase):
                     pass
             if not let_in:
                 await self.proxy.revoking.remove(record.id)
-        (removed,) = self.events("revocation_removed", self.audit_text())
+        (removed,) = events(self.audit_text(), "revocation_removed")
         self.assertEqual(removed["target"], "user:alice")
 
     async def lets_in(self, port: int) -> bool:
@@ -131,7 +116,7 @@ class RevokedTests(RevokedTestCase):
         await self.revoke(RevocationKind.USER, "alice")
         await alices.ended
         self.assertLess(time.monotonic() - self.began, WITHIN)
-        (closed,) = self.events("connection_closed", self.other_audit())
+        (closed,) = events(self.other_audit(), "connection_closed")
         self.assertEqual((closed["user"], closed["outcome"]), ("alice", "refused"))
         self.assertFalse(self.peer_of(alice).lost.called)
         with self.assertRaisesRegex(OpenRefused, "does not accept your key"):
@@ -268,7 +253,7 @@ class RevocationListTests(RevokedTestCase):
         self.assertFalse(bob.lost.called)
         with self.assertRaises(AuthenticationFailed):
             await self.connect(Peer(), key, certificate)
-        (ended,) = self.events("login_ended", self.audit_text())
+        (ended,) = events(self.audit_text(), "login_ended")
         self.assertIn(f"is on the list {self.list}", ended["reason"])
         # The other proxy has no such list.
         await self.connect(Peer(), key, certificate, self.other_port)

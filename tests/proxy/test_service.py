@@ -113,9 +113,7 @@ class DialTests(ProxyTestCase):
         """The audit line has user, target, agent and bytes."""
         agent = await self.agent_in_service()
         client = await self.client("alice", "ops")
-        channel = await self.open_target(client, "web1.b", 2222)
-        received = Received()
-        channel.start(received)
+        channel, received = await self.opened(client, "web1.b", 2222)
         channel.write(b"hello")
         channel.write_eof()
         await received.ended
@@ -137,9 +135,7 @@ class DialTests(ProxyTestCase):
         """``ssh -W`` does not wait for the last CLOSE."""
         await self.agent_in_service()
         client = await self.client()
-        channel = await self.open_target(client, "web1.b")
-        received = Received()
-        channel.start(received)
+        channel, received = await self.opened(client, "web1.b")
         channel.write_eof()
         await received.eof_seen
         client.close("done")
@@ -340,9 +336,7 @@ class DrainTests(ProxyTestCase):
         """Agents are told; the stop waits for the connection, and no longer."""
         agent = await self.agent_in_service()
         client = await self.client()
-        channel = await self.open_target(client, "web1.b")
-        received = Received()
-        channel.start(received)
+        channel, received = await self.opened(client, "web1.b")
         stopped = Deferred.fromCoroutine(self.stop_only())
         await self.until(lambda: self.proxy.not_ready() == "draining")
         with self.assertRaises(OpenRefused) as caught:
@@ -371,9 +365,7 @@ class DrainTests(ProxyTestCase):
         """The timeout of this test's config is 2 seconds."""
         await self.agent_in_service()
         client = await self.client()
-        channel = await self.open_target(client, "web1.b")
-        received = Received()
-        channel.start(received)
+        _, received = await self.opened(client, "web1.b")
         before = self.reactor.seconds()
         await self.proxy.stopService()
         self.assertGreaterEqual(self.reactor.seconds() - before, 1.9)

@@ -8,12 +8,14 @@ from rtunnel.errors import AuthenticationFailed, OpenRefused
 from rtunnel.proxy.live_logins import NOT_TRUSTED
 from rtunnel.state_directory import write_public
 from rtunnel.wire.keys import PrivateKey
-from tests.proxy.running import EVERYTHING, Peer
-from tests.proxy.test_expiry import OpenTestCase, events
+from tests.proxy.running import EVERYTHING, Peer, events
+from tests.proxy.two_proxies import TwoProxiesTestCase
 
 
-class TrustedNoLongerTestCase(OpenTestCase):
+class TrustedNoLongerTestCase(TwoProxiesTestCase):
     """What the tests below have in common."""
+
+    timeout = 60
 
     def exchange(self, role: str) -> str:
         """Let the first proxy trust another key instead, and none besides.
