@@ -21,6 +21,7 @@ from rtunnel import __version__
 from rtunnel.agent.connect import Connector
 from rtunnel.agent.credentials import LiveCredentials
 from rtunnel.agent.dial import Site
+from rtunnel.agent.host_watch import HostWatch
 from rtunnel.agent.machine import DEFAULT_DEADLINES, Deadlines, TunnelState
 from rtunnel.agent.pool import Dial, Pinned, Pool
 from rtunnel.agent.reactors import IAgentReactor
@@ -137,6 +138,13 @@ class AgentService(Service):
             fresh_key=lambda: self._config.renewal.fresh_key,
             check=lambda certificate: _check_usable(self._config, certificate),
         )
+        self._hosts = HostWatch(
+            clock=reactor,
+            now=now,
+            trusted=lambda: self._credentials.present.host_cas,
+            tunnels=self._in_service,
+            make_anew=self._make_anew,
+        )
         self._credentials.when_changed(self._replan_soon)
         self._certificate = self._credentials.present.certificate
 
@@ -154,6 +162,7 @@ class AgentService(Service):
             proxies=", ".join(str(address) for address in self._config.proxies),
         )
         self._renewal.start()
+        self._hosts.start()
         self._replan_soon()
 
     def stopService(self) -> Deferred[None]:
@@ -165,6 +174,7 @@ class AgentService(Service):
         super().stopService()
         self._stopping = True
         self._renewal.stop()
+        self._hosts.stop()
         self._cancel_wake()
         stopped: Deferred[None] = Deferred()
         self._stopped.append(stopped)
@@ -267,8 +277,11 @@ class AgentService(Service):
     def replacement_wanted(self, tunnel: Tunnel) -> None:
         """See :class:`~rtunnel.agent.tunnel.TunnelOwner`."""
         if tunnel.state is TunnelState.IN_SERVICE and tunnel.proxy_id is not None:
-            self._pool.make_anew(tunnel.proxy_id)
-            self._replan_soon()
+            self._make_anew(tunnel.proxy_id)
+
+    def _make_anew(self, proxy_id: str) -> None:
+        self._pool.make_anew(proxy_id)
+        self._replan_soon()
 
     def trust_message_received(self, tunnel: Tunnel, message: TrustMessage) -> bool:
         """See :class:`~rtunnel.agent.tunnel.TunnelOwner`."""

@@ -190,6 +190,11 @@ class Tunnel:
         return self._credentials.certificate
 
     @property
+    def host_certificate(self) -> Certificate | None:
+        """What the proxy has proven itself with; None without a connection."""
+        return None if self._transport is None else self._transport.host_certificate
+
+    @property
     def replacement_proof(self) -> str:
         """What another tunnel has to show to replace this one."""
         if self._transport is None:
