@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rtunnel.admin_client import ProxyNotRunning
 from rtunnel.audit.events import Event
 from rtunnel.audit.log import AuditLog
 from rtunnel.config import ProxyConfig, load_proxy
@@ -19,6 +20,7 @@ from rtunnel.errors import RegistryError
 from rtunnel.registry.interface import Entry, Registry
 from rtunnel.registry.sqlite_file import SqliteFile
 from rtunnel.state_directory import (
+    ADMIN_SOCKET,
     HOST_KEY,
     PROXY_CONFIG,
     certificate_path,
@@ -51,17 +53,30 @@ def use_registry(
         _run(registry.close())
 
 
-def use_without_proxy(
+def ask_or_use(
     state: Path,
+    ask_proxy: Callable[[Path], _T],
     use: Callable[[Registry, Callable[[Event], bool], str], Coroutine[Any, Any, _T]],
 ) -> _T:
-    """Do what a proxy would do, while it is not running.
+    """Ask the running proxy; do what it would do, while it is not running.
 
     :param state: its state directory.
+    :param ask_proxy: gets the path of its admin socket.
     :param use: gets its registry, what writes to its audit file, and its id.
+    :raises RtunnelError: when the proxy refuses, or cannot be asked.
     :raises RegistryError: when the registry cannot be used without the proxy, or not at
         all.
     """
+    try:
+        return ask_proxy(state / ADMIN_SOCKET)
+    except ProxyNotRunning:
+        return _use_without_proxy(state, use)
+
+
+def _use_without_proxy(
+    state: Path,
+    use: Callable[[Registry, Callable[[Event], bool], str], Coroutine[Any, Any, _T]],
+) -> _T:
     config = load_proxy(state / PROXY_CONFIG)
     certificate = load_certificate(certificate_path(config.state / HOST_KEY))
     proxy_id = certificate.principals[0]

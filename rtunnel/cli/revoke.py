@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 import click
 
-from rtunnel.admin_client import ProxyNotRunning, ask
-from rtunnel.cli.direct_registry import use_without_proxy
+from rtunnel.admin_client import ask
+from rtunnel.cli.direct_registry import ask_or_use
 from rtunnel.cli.options import duration, json_option, state_option
 from rtunnel.errors import InvalidName
 from rtunnel.naming import printable
 from rtunnel.proxy.revoking import Revoking
-from rtunnel.state_directory import ADMIN_SOCKET, load_public_key
+from rtunnel.state_directory import load_public_key
 from rtunnel.status_text import table
 from rtunnel.timestamps import rfc3339
 from rtunnel.trust.revocation import Revocation, RevocationKind
@@ -138,35 +138,44 @@ def _make(
 
 def _add(state: Path, record: Revocation) -> None:
     body: Mapping[str, object] = json.loads(record.to_json())
-    try:
-        ask(state / ADMIN_SOCKET, "POST", PATH, body)
-    except ProxyNotRunning:
-        _directly(state, lambda revoking: revoking.add(record))
+    _asked(
+        state,
+        lambda socket: ask(socket, "POST", PATH, body),
+        lambda revoking: revoking.add(record),
+    )
 
 
 def _remove(state: Path, id: str) -> Revocation:
-    try:
-        return _read(ask(state / ADMIN_SOCKET, "DELETE", PATH, {"id": id}))
-    except ProxyNotRunning:
-        return _directly(state, lambda revoking: revoking.remove(id))
+    return _asked(
+        state,
+        lambda socket: _read(ask(socket, "DELETE", PATH, {"id": id})),
+        lambda revoking: revoking.remove(id),
+    )
 
 
 def _records(state: Path) -> Sequence[Revocation]:
-    try:
-        answer = ask(state / ADMIN_SOCKET, "GET", PATH)
-    except ProxyNotRunning:
-        return _directly(state, lambda revoking: revoking.list())
-    return [_read(each) for each in answer["revocations"]]
+    return _asked(
+        state,
+        lambda socket: tuple(map(_read, ask(socket, "GET", PATH)["revocations"])),
+        lambda revoking: revoking.list(),
+    )
 
 
 def _read(document: Mapping[str, Any]) -> Revocation:
     return Revocation.from_json(json.dumps(document))
 
 
-def _directly(state: Path, do: Callable[[Revoking], Coroutine[Any, Any, _T]]) -> _T:
-    return use_without_proxy(
+def _asked(
+    state: Path,
+    ask_proxy: Callable[[Path], _T],
+    directly: Callable[[Revoking], Coroutine[Any, Any, _T]],
+) -> _T:
+    return ask_or_use(
         state,
-        lambda registry, record, proxy_id: do(Revoking(registry, record, proxy_id)),
+        ask_proxy,
+        lambda registry, record, proxy_id: directly(
+            Revoking(registry, record, proxy_id)
+        ),
     )
 
 

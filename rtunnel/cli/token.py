@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from rtunnel.admin_client import ProxyNotRunning, ask
-from rtunnel.cli.direct_registry import use_without_proxy
+from rtunnel.admin_client import ask
+from rtunnel.cli.direct_registry import ask_or_use
 from rtunnel.cli.options import (
     cluster_name,
     duration,
@@ -29,7 +29,6 @@ from rtunnel.errors import InvalidName
 from rtunnel.naming import printable
 from rtunnel.proxy.tokens import Tokens
 from rtunnel.state_directory import (
-    ADMIN_SOCKET,
     HOST_CA,
     PROXY_CONFIG,
     load_trust_anchors,
@@ -194,20 +193,17 @@ def _line(
 
 def _asked(
     state: Path,
-    ask_proxy: Callable[[Path], Any],
+    ask_proxy: Callable[[Path], _T],
     directly: Callable[[Tokens], Coroutine[Any, Any, _T]],
 ) -> _T:
     """Ask the running proxy, or do it with its registry when it is not running."""
-    try:
-        answer: _T = ask_proxy(state / ADMIN_SOCKET)
-    except ProxyNotRunning:
-        return use_without_proxy(
-            state,
-            lambda registry, record, proxy_id: directly(
-                Tokens(registry, time.time, record=record, proxy_id=proxy_id)
-            ),
-        )
-    return answer
+    return ask_or_use(
+        state,
+        ask_proxy,
+        lambda registry, record, proxy_id: directly(
+            Tokens(registry, time.time, record=record, proxy_id=proxy_id)
+        ),
+    )
 
 
 def _table(records: Sequence[TokenRecord]) -> str:

@@ -62,19 +62,16 @@ PROTECTIONS = {
 }
 
 
-class Echo(RecordingReceiver):
-    """Sends everything back, no faster than it is taken.
+class Timed(RecordingReceiver):
+    """Keeps an eye on the time.
 
     :ivar longest: seconds, the longest time between two pieces of data.
     """
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.channel = channel
         self.longest = 0.0
         self._last: float | None = None
-        channel.registerProducer(cast(IProducer, channel), True)
-        channel.start(self)
 
     def data_received(self, data: bytes) -> None:
         """See StreamReceiver."""
@@ -82,6 +79,20 @@ class Echo(RecordingReceiver):
         if self._last is not None:
             self.longest = max(self.longest, now - self._last)
         self._last = now
+
+
+class Echo(Timed):
+    """Sends everything back, no faster than it is taken."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self.channel = channel
+        channel.registerProducer(cast(IProducer, channel), True)
+        channel.start(self)
+
+    def data_received(self, data: bytes) -> None:
+        """See StreamReceiver."""
+        super().data_received(data)
         self.channel.write(data)
 
     def eof_received(self) -> None:
@@ -89,7 +100,7 @@ class Echo(RecordingReceiver):
         self.channel.close()
 
 
-class Collector(RecordingReceiver):
+class Collector(Timed):
     """Counts and hashes what comes.
 
     :ivar over: fires when the channel has closed.
@@ -100,15 +111,10 @@ class Collector(RecordingReceiver):
         self.hash = hashlib.sha256()
         self.size = 0
         self.over: Deferred[None] = Deferred()
-        self.longest = 0.0
-        self._last: float | None = None
 
     def data_received(self, data: bytes) -> None:
         """See StreamReceiver."""
-        now = reactor.seconds()
-        if self._last is not None:
-            self.longest = max(self.longest, now - self._last)
-        self._last = now
+        super().data_received(data)
         self.hash.update(data)
         self.size += len(data)
 
