@@ -205,10 +205,15 @@ class PeerLink:
 
     @property
     def is_distrusted(self) -> bool:
-        """Whether the authority of the peer's host certificate is trusted no longer."""
+        """Whether the peer's host certificate has ended, or its authority is trusted no
+        longer."""
         certificate = self._host_certificate
-        anchors = self._settings.credentials.anchors.host
-        return certificate is not None and certificate.ca_key not in anchors
+        if certificate is None:
+            return False
+        return (
+            self._settings.now() >= certificate.valid_before
+            or certificate.ca_key not in self._settings.credentials.anchors.host
+        )
 
     def close_if_revoked(self) -> None:
         """End the link if the peer's host certificate is revoked by now."""

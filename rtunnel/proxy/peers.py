@@ -96,6 +96,9 @@ class Peers:
 
     def _link(self, proxy: str) -> PeerLink:
         link = self._links.get(proxy)
+        if link is not None and link.is_distrusted:
+            self._outgoing.add(self._links.pop(proxy))
+            link = None
         if link is None:
             if self._stopped:
                 raise ConnectionFailed("this proxy is shutting down")

@@ -88,6 +88,23 @@ class ForwardingTests(ForwardingTestCase):
         await self.until(lambda: self.other.parts.accepted.open_connections == 0)
         self.assertEqual(len(self.links()), 1)
 
+    async def test_nothing_new_goes_over_a_link_whose_certificate_has_ended(
+        self,
+    ) -> None:
+        """A busy link would never end; what is open on it goes on."""
+        await self.agent_at_other()
+        client = await self.client()
+        channel, received = await self.opened(client, "web1.b")
+        [old] = self.links()
+        assert old._host_certificate is not None
+        end = float(old._host_certificate.valid_before)
+        old._settings = attrs.evolve(old._settings, now=lambda: end)
+        await self.open_target(client, "web1.b")
+        [new] = self.links()
+        self.assertIsNot(new, old)
+        channel.write(b"still here")
+        await self.until(lambda: received.data == b"still here")
+
     async def test_what_the_agent_says_of_the_target_reaches_the_client(self) -> None:
         """Reason code and sentence are the agent's own, and both proxies audit it."""
         agent = await self.agent_at_other()
