@@ -58,6 +58,7 @@ class JoinAccepted:
     :param key_id: of the certificate: the instance id of an agent, the id of a proxy.
     :param agent: instance id of an agent; None for a proxy.
     :param seconds: how long the certificate is valid.
+    :param reason: by which proxy the request was passed on; "" when by none.
     """
 
     event: ClassVar[str] = "join_accepted"
@@ -68,6 +69,7 @@ class JoinAccepted:
     key_id: str
     seconds: float
     agent: str | None = None
+    reason: str = ""
     outcome: Outcome = "ok"
 
 
@@ -99,6 +101,7 @@ class CertificateRenewed:
     :param key_id: of the certificate.
     :param agent: instance id of an agent; None for a proxy.
     :param seconds: how long the new certificate is valid.
+    :param reason: by which proxy the request was passed on; "" when by none.
     """
 
     event: ClassVar[str] = "certificate_renewed"
@@ -108,6 +111,7 @@ class CertificateRenewed:
     seconds: float
     source: str | None = None
     agent: str | None = None
+    reason: str = ""
     outcome: Outcome = "ok"
 
 

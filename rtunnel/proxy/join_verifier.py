@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from uuid import uuid4
 
-from rtunnel.audit.events import Event, JoinAccepted, JoinRefused
+from rtunnel.audit.events import JoinAccepted, JoinRefused
 from rtunnel.errors import SigningRefused
 from rtunnel.proxy.signing import AgentGrant, Grant, ProxyGrant
 from rtunnel.proxy.tokens import Tokens
@@ -65,7 +65,7 @@ class JoinVerifier:
 
     def accepted(
         self, request: JoinRequest, grant: Grant, certificate: Certificate
-    ) -> Event:
+    ) -> JoinAccepted:
         """See :class:`~rtunnel.proxy.signing.Verifier`."""
         is_agent = isinstance(grant, AgentGrant)
         return JoinAccepted(
@@ -78,7 +78,7 @@ class JoinVerifier:
             agent=certificate.key_id if is_agent else None,
         )
 
-    def refused(self, request: JoinRequest, reason: str) -> Event:
+    def refused(self, request: JoinRequest, reason: str) -> JoinRefused:
         """See :class:`~rtunnel.proxy.signing.Verifier`."""
         return JoinRefused(
             proxy=self._proxy_id,

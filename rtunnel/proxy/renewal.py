@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from rtunnel.audit.events import CertificateRenewed, Event, RenewalRefused
+from rtunnel.audit.events import CertificateRenewed, RenewalRefused
 from rtunnel.certified_key import replace_certificate
 from rtunnel.errors import AuthenticationRefused, CertificateError, SigningRefused
 from rtunnel.proxy.credentials import LiveCredentials
@@ -86,7 +86,7 @@ class RenewalVerifier:
 
     def accepted(
         self, request: RenewalRequest, grant: Grant, certificate: Certificate
-    ) -> Event:
+    ) -> CertificateRenewed:
         """See :class:`~rtunnel.proxy.signing.Verifier`."""
         is_agent = isinstance(grant, AgentGrant)
         return CertificateRenewed(
@@ -98,7 +98,7 @@ class RenewalVerifier:
             seconds=certificate.valid_before - self._now(),
         )
 
-    def refused(self, request: RenewalRequest, reason: str) -> Event:
+    def refused(self, request: RenewalRequest, reason: str) -> RenewalRefused:
         """See :class:`~rtunnel.proxy.signing.Verifier`."""
         return RenewalRefused(
             proxy=self._proxy_id,

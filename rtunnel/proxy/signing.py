@@ -23,7 +23,13 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from rtunnel.audit.events import Event
+from rtunnel.audit.events import (
+    CertificateRenewed,
+    Event,
+    JoinAccepted,
+    JoinRefused,
+    RenewalRefused,
+)
 from rtunnel.authority_files import load_authority, signs_here
 from rtunnel.errors import (
     OPEN_ADMINISTRATIVELY_PROHIBITED,
@@ -99,6 +105,8 @@ class ProxyGrant:
 
 Grant = AgentGrant | ProxyGrant
 
+SigningEvent = JoinAccepted | JoinRefused | CertificateRenewed | RenewalRefused
+
 
 class Verifier(Protocol):
     """Decides about one kind of requests, at the proxy that signs."""
@@ -112,10 +120,12 @@ class Verifier(Protocol):
         :raises SigningUnavailable: when that cannot be found out now.
         """
 
-    def accepted(self, request: Any, grant: Grant, certificate: Certificate) -> Event:
+    def accepted(
+        self, request: Any, grant: Grant, certificate: Certificate
+    ) -> SigningEvent:
         """The audit event of a certificate that was signed."""
 
-    def refused(self, request: Any, reason: str) -> Event:
+    def refused(self, request: Any, reason: str) -> SigningEvent:
         """The audit event of a request that was refused."""
 
 
@@ -192,9 +202,12 @@ class Signer:
             return await self.sign_here(request)
         return await self._sign_there(request)
 
-    async def sign_here(self, request: SigningRequest) -> Signed:
+    async def sign_here(
+        self, request: SigningRequest, passed_on_by: str = ""
+    ) -> Signed:
         """Check a request and sign, with the authority of this state directory.
 
+        :param passed_on_by: id of the proxy that has passed it on.
         :raises SigningRefused: the request is not justified.
         :raises SigningUnavailable: the authority is not here, or what the decision
             depends on is not at hand.
@@ -213,9 +226,11 @@ class Signer:
                 source=printable(request.source),
                 reason=printable(str(error)),
             )
-            self._record(verifier.refused(request, str(error)))
+            refused = verifier.refused(request, str(error))
+            self._record(_naming(passed_on_by, refused))
             raise
-        if not self._record(verifier.accepted(request, grant, certificate)):
+        accepted = verifier.accepted(request, grant, certificate)
+        if not self._record(_naming(passed_on_by, accepted)):
             raise SigningUnavailable("the proxy may sign nothing that it cannot record")
         return Signed(certificate, self._anchors())
 
@@ -332,7 +347,7 @@ class Signer:
             source=printable(request.source),
         )
         try:
-            signed = await self.sign_here(request)
+            signed = await self.sign_here(request, peer.proxy_id)
         except SigningRefused:
             raise OpenRefused(
                 OPEN_ADMINISTRATIVELY_PROHIBITED, "the request is refused"
@@ -340,6 +355,14 @@ class Signer:
         except SigningUnavailable as error:
             raise OpenRefused(OPEN_RESOURCE_SHORTAGE, str(error)) from None
         return signed.encode()
+
+
+def _naming(passed_on_by: str, event: SigningEvent) -> SigningEvent:
+    """An audit event that says which proxy vouches for its source."""
+    if not passed_on_by:
+        return event
+    said = f": {event.reason}" if event.reason else ""
+    return attrs.evolve(event, reason=f"passed on by proxy {passed_on_by}{said}")
 
 
 def can_sign(directory: Path, role: Role) -> bool:

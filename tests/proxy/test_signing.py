@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtunnel.audit.events import Event, RevocationRemoved
+from rtunnel.audit.events import CertificateRenewed, Event, RenewalRefused
 from rtunnel.errors import (
     ConnectionClosed,
     ConnectionFailed,
@@ -88,13 +88,13 @@ class Decider:
 
     def accepted(
         self, request: JoinRequest, grant: Grant, certificate: Certificate
-    ) -> Event:
+    ) -> CertificateRenewed:
         """Any event will do."""
-        return RevocationRemoved(proxy="p", target="accepted")
+        return CertificateRenewed(proxy="p", cluster="b", key_id=UUID, seconds=60.0)
 
-    def refused(self, request: JoinRequest, reason: str) -> Event:
+    def refused(self, request: JoinRequest, reason: str) -> RenewalRefused:
         """Likewise."""
-        return RevocationRemoved(proxy="p", target="refused", reason=reason)
+        return RenewalRefused(proxy="p", reason=reason)
 
 
 class Renewer(Decider):
@@ -331,8 +331,14 @@ class SignerTests(SynchronousTestCase):
             error = self.fault(signer.answer(data, peer), OpenRefused)
             self.assertEqual(error.reason_code, code)
             self.assertNotIn("no such token", error.text)
-        self.assertEqual([event.event for event in self.events], ["revocation_removed"])
         self.now(signer.answer(encode_request(REQUEST), peer))
+        self.assertEqual(
+            [(event.event, getattr(event, "reason", None)) for event in self.events],
+            [
+                ("renewal_refused", f"passed on by proxy {UUID}: no such token"),
+                ("certificate_renewed", f"passed on by proxy {UUID}"),
+            ],
+        )
 
 
 def _certificate() -> Certificate:
