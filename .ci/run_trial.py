@@ -14,12 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 INTEROP = Path("tests/interop")
-#: These mostly wait, for a minute's end or for a silence to be noticed, so they wait
-#: side by side, the longest first.
-WAITING = [
-    INTEROP / "test_slow_reader.py",
-    INTEROP / "test_pinned_balancer.py",
-    INTEROP / "test_failures.py",
+#: These say how fast something is, or how long it may take, while others want as much
+#: of the machine as they get: each has it for itself.
+ALONE = [
+    INTEROP / "test_fault_isolation.py",
+    INTEROP / "test_limits_before_login.py",
+    INTEROP / "test_limits_of_channels.py",
+    INTEROP / "test_login_storm.py",
+    INTEROP / "test_slow_channels.py",
+    INTEROP / "test_ssh_audit.py",
+    INTEROP / "test_strangers.py",
 ]
 
 #: These take long, and the same in every Python: they run once, beside interop.
@@ -56,13 +60,13 @@ def long_tests() -> list[str]:
 
 
 def interop_tests() -> list[str]:
-    """Name the modules of ``tests/interop`` that want the machine for themselves."""
-    return sorted(map(str, set(INTEROP.glob("test_*.py")) - set(WAITING)))
+    """Name the modules of ``tests/interop`` that mostly wait, for other processes."""
+    return sorted(map(str, set(INTEROP.glob("test_*.py")) - set(ALONE)))
 
 
-def waiting_tests() -> list[str]:
+def alone_tests() -> list[str]:
     """Name the others."""
-    return [str(path) for path in WAITING]
+    return [str(path) for path in ALONE]
 
 
 def soak_tests() -> list[str]:
@@ -73,7 +77,7 @@ def soak_tests() -> list[str]:
 #: For each group, what runs one after the other: tests, and how many at once.
 GROUPS: dict[str, list[tuple[Callable[[], list[str]], int]]] = {
     "unit": [(unit_tests, 2)],
-    "interop": [(waiting_tests, 4), (interop_tests, 1), (long_tests, 2)],
+    "interop": [(interop_tests, 4), (alone_tests, 1), (long_tests, 2)],
     "soak": [(soak_tests, 4)],
 }
 
