@@ -144,10 +144,13 @@ class LiveLogins:
         self._logins.pop(login, None)
 
     def add_connection(self, connection: OpenConnection) -> None:
-        """A connection is open. Its user may have been revoked while it was made."""
+        """A connection is open. Its user may have been revoked while it was made, and
+        what else ends those that are open may have come meanwhile."""
         self._connections[connection] = None
         self._look_by(connection.user.valid_before)
         reason = self._revocations().reason(connection.user)
+        if reason is None and self.close_on_change:
+            reason = self._changed_for(connection)
         if reason is not None:
             self._end_connections({connection: reason})
 
@@ -213,10 +216,22 @@ class LiveLogins:
             return
         forbidden = {}
         for connection in self._connections:
-            decision = self._may_reach(connection.user, connection.target)
-            if isinstance(decision, Deny):
-                forbidden[connection] = decision.reason
+            reason = self._denied(connection)
+            if reason is not None:
+                forbidden[connection] = reason
         self._end_connections(forbidden)
+
+    def _denied(self, connection: OpenConnection) -> str | None:
+        decision = self._may_reach(connection.user, connection.target)
+        return decision.reason if isinstance(decision, Deny) else None
+
+    def _changed_for(self, connection: OpenConnection) -> str | None:
+        """Why a connection could not be asked for now."""
+        return (
+            self._denied(connection)
+            or self._retired(connection.user)
+            or self._unlisted(connection.user)
+        )
 
     # Time passes.
 

@@ -422,6 +422,20 @@ class RulesTests(LiveLoginsTestCase):
         self.assertEqual(len(bobs.ended), 1)
         self.assertEqual((alice.told, self.events), ([], []))
 
+    def test_what_was_being_opened_meanwhile_is_closed_too(self) -> None:
+        """It was allowed when it was asked for, and is open when it is no more."""
+        for close_on_change in (False, True):
+            self.logins = self.make(close_on_change=close_on_change)
+            self.policy = Policy((AllowRule.parse(["*"], ["*"], ["web1:*"]),))
+            self.logins.reloaded()
+            kept, late = self.connection(user()), self.connection(user(), DB1)
+            self.assertEqual((kept.ended, len(late.ended)), ([], int(close_on_change)))
+        for why in ("retired", "unlisted"):
+            self.logins = self.make(
+                close_on_change=True, **{why: lambda who, why=why: why}
+            )
+            self.assertEqual(self.connection(user()).ended, [why])
+
     def test_end_of_a_rules_hours_is_a_change(self) -> None:
         """Noticed within half a minute."""
         rule = AllowRule.parse(["*"], ["*"], ["*:*"], ["07:00-08:05"])
