@@ -59,6 +59,8 @@ class Site:
             reactor, f"the agent of cluster {cluster!r}", allow, pinned
         )
         self._open: dict[object, _Open] = {}
+        #: How often the list was another by which what is open is closed.
+        self._strict_changes = 0
 
     def change(
         self, allow: TargetPatterns, pinned: Mapping[str, str], *, close: bool = False
@@ -71,6 +73,7 @@ class Site:
         self._dialer.change(allow, pinned)
         if not close:
             return
+        self._strict_changes += 1
         for each in list(self._open.values()):
             verdict = self._dialer.still_allows(each.host, each.address, each.port)
             if not verdict:
@@ -99,7 +102,7 @@ class Site:
             "proxy": proxy_id,
         }
         try:
-            stream = await self.dial(request.host, request.port)
+            stream = await self._dial(request)
         except OpenRefused as error:
             self._log.info(
                 "connection {connection_id} of {user} from {source} to {target} "
@@ -137,6 +140,22 @@ class Site:
             gone()
 
         return attach
+
+    async def _dial(self, request: TransportRequest) -> TcpStream:
+        """Connect to a target that is still allowed when it has accepted."""
+        changes = self._strict_changes
+        stream = await self.dial(request.host, request.port)
+        if changes != self._strict_changes:
+            verdict = self._dialer.still_allows(
+                request.host, stream.peer_address, request.port
+            )
+            if not verdict:
+                stream.abort()
+                raise OpenRefused(
+                    OPEN_ADMINISTRATIVELY_PROHIBITED,
+                    f"not allowed any longer: {verdict.reason}",
+                )
+        return stream
 
     async def dial(self, host: str, port: int) -> TcpStream:
         """Connect to a target; see :meth:`TargetDialer.dial`."""

@@ -54,7 +54,7 @@ class SiteTestCase(SynchronousTestCase):
         site = Site(self.reactor, "b", patterns, pinned or {})
         return Deferred.fromCoroutine(site.dial(host, port))
 
-    def refusal(self, dialled: Deferred[TcpStream]) -> OpenRefused:
+    def refusal(self, dialled: Deferred[Any]) -> OpenRefused:
         """What a dial was refused with."""
         error = self.failureResultOf(dialled, OpenRefused).value
         assert isinstance(error, OpenRefused)
@@ -409,6 +409,22 @@ class ServeTests(SiteTestCase):
         self.assertEqual(change("web1:22", "10.0.2.0/24:*"), {"web1"})
         self.assertEqual(change("web1:22", web1="10.0.0.77"), {"web1"})
         self.assertEqual(change("web1:23"), set())
+
+    def test_what_was_being_opened_meanwhile_is_closed_too(self) -> None:
+        """If what is open is; else it was allowed when it was asked for."""
+        for close, refused in ((False, False), (True, True)):
+            site = Site(self.reactor, "b", TargetPatterns.parse(["*:22"]), {})
+            request = TransportRequest("web1", 22, "alice", "192.0.2.7", "id")
+            serving = Deferred.fromCoroutine(
+                site.serve(request.encode(), "proxy-id", lambda: None)
+            )
+            site.change(TargetPatterns.parse(["db1:22"]), {}, close=close)
+            _, tcp = self.reactor.accept()
+            self.assertEqual(tcp.disconnecting, refused)
+            if refused:
+                self.assertIn("not allowed any longer", self.refusal(serving).text)
+            else:
+                self.successResultOf(serving)
 
     def test_new_list_holds_for_new_connections(self) -> None:
         """After SIGHUP."""
