@@ -137,7 +137,7 @@ class RevocationWatch:
         # Mostly it is something else in the registry that has changed.
         if entries != self._entries:
             self._entries = entries
-            self._records = parse_revocations(entries)
+            self._records = parse_revocations(entries, self._records)
             self._compose()
 
     def _records_not_read(self, failure: Failure) -> None:

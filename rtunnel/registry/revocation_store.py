@@ -27,18 +27,26 @@ async def read_revocations(registry: Registry) -> tuple[Revocation, ...]:
     return parse_revocations(await registry.list(REVOCATIONS))
 
 
-def parse_revocations(entries: Iterable[Entry]) -> tuple[Revocation, ...]:
+def parse_revocations(
+    entries: Iterable[Entry], before: Iterable[Revocation] = ()
+) -> tuple[Revocation, ...]:
     """The records in these entries, the oldest first.
 
     An entry that cannot be read is logged and passed over: it cannot be known whom it
     meant, and the others have to hold.
+
+    :param before: the records that are known; one of them holds on while its entry
+        cannot be read.
     """
+    known = {REVOCATIONS + record.id: record for record in before}
     records = []
     for entry in entries:
         try:
             records.append(Revocation.from_json(entry.value))
         except RegistryError as error:
             _log.error("{key}: {error}", key=entry.key, error=error)
+            if entry.key in known:
+                records.append(known[entry.key])
     return tuple(sorted(records, key=lambda record: (record.created, record.id)))
 
 

@@ -198,6 +198,21 @@ class RevocationWatchTests(RevocationTestCase):
         logged = [e for e in events if e.get("key") == f"{REVOCATIONS}0"]
         self.assertEqual(len(logged), 2)
 
+    def test_record_that_cannot_be_read_any_longer_stays(self) -> None:
+        """Nobody is let in by nonsense in its place; when it is gone, it is gone."""
+        watch = self.watch()
+        key = REVOCATIONS + self.revoke("alice").id
+        self.clock.advance(CHECK_INTERVAL)
+        self.successResultOf(Deferred.fromCoroutine(self.registry.put(key, "nonsense")))
+        for _ in range(2):
+            self.clock.advance(CHECK_INTERVAL)
+            self.revoke("bob")
+        self.clock.advance(CHECK_INTERVAL)
+        self.assertEqual(self.names(watch), {"alice", "bob"})
+        self.successResultOf(Deferred.fromCoroutine(self.registry.delete(key)))
+        self.clock.advance(CHECK_INTERVAL)
+        self.assertEqual(self.names(watch), {"bob"})
+
     def revoke_anyway(self, name: str) -> None:
         """By another proxy, which can reach the registry."""
         record = revocation(name)
