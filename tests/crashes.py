@@ -34,7 +34,8 @@ def crash_before(number: int) -> Iterator[None]:
 
         return counted
 
-    with patch.multiple(os, **{name: counting(getattr(os, name)) for name in CHANGES}):
+    changes: Any = {name: counting(getattr(os, name)) for name in CHANGES}
+    with patch.multiple(os, **changes):
         yield
 
 

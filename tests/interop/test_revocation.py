@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rtunnel.config import load_proxy
+from rtunnel.timestamps import rfc3339
 from tests.interop.deployment import Deployment, Layout
 from tests.interop.openssh import OpenSSH
 from tests.interop.peers import require_peer
@@ -113,7 +114,7 @@ class RevocationTestCase(DeploymentTestCase):
 
     def events(self, proxy: Proxy, name: str, since: float) -> list[dict[str, Any]]:
         """The audit lines of one event, from a moment on."""
-        begin = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since))
+        begin = rfc3339(since)
         return [
             event
             for event in proxy.audit()

@@ -129,6 +129,7 @@ class UserTests(AuthenticationTestCase):
                 identity = self.authentication.identify(
                     algorithm, certificate.blob, SOURCE
                 )
+                assert isinstance(identity, UserIdentity)
                 self.assertEqual(identity.fingerprint, key.fingerprint)
 
     def test_the_name_has_to_be_among_the_principals(self) -> None:
