@@ -76,6 +76,9 @@ class RenewalVerifier:
                 certificate.critical_options,
             )
         if isinstance(identity, PeerIdentity):
+            if request.key != certificate.key:
+                # Or whoever has stolen it would be rid of what is revoked by it.
+                raise SigningRefused("a proxy renews its certificate for the same key")
             _, *names = identity.names
             return ProxyGrant(
                 request.key,

@@ -8,20 +8,31 @@ from typing import Any
 from twisted.internet.task import deferLater
 
 from rtunnel.discovery.trust_messages import NotRenewed, Renew, Renewed
+from rtunnel.errors import OpenRefused
+from rtunnel.proxy.peer_answer import read_answer
+from rtunnel.proxy.signing import SIGN_CHANNEL
 from rtunnel.state_directory import (
     AgentCredentials,
+    ProxyCredentials,
     load_agent_credentials,
     load_certificate,
+    load_proxy_credentials,
 )
 from rtunnel.trust.bundle import Phase
 from rtunnel.trust.renewal_request import RenewalRequest
+from rtunnel.trust.signing_request import Signed, encode_request
 from rtunnel.wire.certificate import Certificate
+from rtunnel.wire.keys import PrivateKey
 from tests.proxy.running import Agent, ProxyTestCase
 from tests.proxy.two_proxies import TwoProxiesTestCase
 
 
 class ForwardedTests(TwoProxiesTestCase):
     """The other proxy has only the public halves of the authorities."""
+
+    def own_credentials(self) -> ProxyCredentials:
+        """Key and certificate of the proxy that cannot sign."""
+        return load_proxy_credentials(self.other_state, "a", time.time())
 
     def own(self, name: str = "agent") -> AgentCredentials:
         """Of an agent."""
@@ -50,6 +61,21 @@ class ForwardedTests(TwoProxiesTestCase):
         self.assertEqual(answer.certificate.ca_key, self.own().certificate.ca_key)
         self.assertIn("certificate_renewed", self.audit_text())
         self.assertNotIn("certificate_renewed", self.other_audit())
+
+    async def test_a_proxy_keeps_its_key(self) -> None:
+        """So that to revoke a key that was stolen is enough."""
+        own = self.own_credentials()
+        connection = await self.as_peer(self.port)
+        for fresh, signed in ((None, True), (PrivateKey.generate(), False)):
+            request = RenewalRequest.make(own.certificate, own.key, time.time(), fresh)
+            asking = read_answer(connection, SIGN_CHANNEL, encode_request(request))
+            if signed:
+                certificate = Signed.decode(await asking).certificate
+                self.assertEqual(certificate.key, own.key.public)
+                continue
+            with self.assertRaises(OpenRefused):
+                await asking
+        self.assertIn("for the same key", self.audit_text())
 
     async def test_with_nobody_to_sign_the_agent_hears_what_is_missing(self) -> None:
         """And its tunnel stays."""
