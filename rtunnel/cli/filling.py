@@ -43,12 +43,20 @@ class NewFile:
 
 
 def check_fillable(directory: Path, names: Sequence[str], *, force: bool) -> None:
-    """Make sure, before much else is done, that no file is in the way.
+    """Make sure, before much else is done, that files can be put there.
 
-    :raises KeyFileError: naming each that is.
+    :raises KeyFileError: naming each that is in the way, or where nothing can be made.
     """
     if not force:
         refuse_existing(directory / name for name in names)
+    path = directory.absolute()
+    there = next(each for each in (path, *path.parents) if each.exists())
+    if not there.is_dir():
+        raise KeyFileError(f"{there}: is not a directory; take another one")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise KeyFileError(
+            f"{there}: nothing can be written there; take another directory"
+        )
 
 
 def fill(directory: Path, files: Sequence[NewFile], *, force: bool) -> None:

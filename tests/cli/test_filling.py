@@ -55,6 +55,15 @@ class FillTests(SynchronousTestCase):
         self.assertEqual(set(self.content().values()), {b"new\n"})
         self.assertEqual(len(self.content()), 3)
 
+    def test_a_directory_that_is_not_ours_is_refused_beforehand(self) -> None:
+        """Also when it would have to be made in one."""
+        self.patch(os, "access", lambda path, mode: path != self.top.absolute())
+        for directory in (self.top, self.directory):
+            with self.assertRaisesRegex(KeyFileError, "another directory"):
+                check_fillable(directory, ["key"], force=True)
+        self.directory.mkdir(parents=True)
+        check_fillable(self.directory, ["key"], force=True)
+
     def test_a_failure_at_any_step_leaves_all_as_it_was(self) -> None:
         """Of a directory that was not there, and of one with older files."""
         for older in ([], FILES[:2]):

@@ -36,6 +36,15 @@ class JoinTests(CommandTestCase):
             self.assertIn(name, refused)
             self.assertIn("--force", refused)
 
+    def test_a_directory_that_cannot_be(self) -> None:
+        """Likewise; the way to it is looked at as well."""
+        (self.directory / "file").write_text("")
+        for state in ("file/state", "file/a/b"):
+            self.state = self.directory / state
+            for line in (LINE, PROXY_LINE):
+                refused = self.join_refused(line)
+                self.assertIn("file: is not a directory", refused)
+
     def test_settings_that_cannot_be(self) -> None:
         """Likewise."""
         for line in (LINE, PROXY_LINE):
