@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
@@ -74,7 +75,13 @@ class ServedProxy(Service):
 
     def _drain(self) -> None:
         self._log.info("asked to drain over the admin socket: stopping in order")
-        self._reactor.callLater(0, self._reactor.stop)
+        self._reactor.callLater(0, self._stop_reactor)
+
+    def _stop_reactor(self) -> None:
+        try:
+            self._reactor.stop()
+        except ReactorNotRunning:
+            self._log.info("stopping already")
 
     def reload(self) -> None:
         """See :meth:`ProxyService.reload`."""

@@ -149,6 +149,18 @@ class RunningTests(TwistdTestCase):
         self.assertFalse((self.directory / "twistd.pid").exists())
         self.assertFalse((self.state / "admin.sock").exists())
 
+    def test_draining_may_be_asked_for_twice(self) -> None:
+        """The second request finds it at work, and changes nothing."""
+        path = self.state / "proxy.toml"
+        path.write_text(path.read_text().replace("grace = 0 ", "grace = 2 "))
+        proxy = self.proxy()
+        proxy.wait_for_port(self.port)
+        for _ in range(2):
+            self.assert_done("drain", "--state", self.state)
+        wait_until(lambda: "stopping already" in proxy.output(), 10, "it says so")
+        self.assertEqual(proxy.wait(), 0)
+        self.assertNotIn("Traceback", proxy.output())
+
     def test_sighup_reloads(self) -> None:
         """Also when the file cannot be used: the proxy goes on."""
         proxy = self.proxy()
