@@ -21,6 +21,9 @@ from rtunnel.trust.bundle import ROLES, Phase
 #: Seconds from one look to the next with ``--wait``.
 LOOK_INTERVAL = 0.5
 
+#: How many are named of those that are waited for.
+MAX_NAMED = 3
+
 #: What each phase means, and what to do before the next step.
 _PHASES = {
     Phase.STEADY: ("One key is trusted and signs.", ""),
@@ -116,6 +119,7 @@ def rotate(role: str, state: Path, to: str | None, back: bool, force: bool) -> N
 def status(state: Path, as_json: bool, wait: int | None) -> None:
     """Show where the authorities stand, and who has not followed yet."""
     deadline = time.monotonic() + (wait or 0)
+    said = ""
     while True:
         document = ask(state / ADMIN_SOCKET, "GET", AUTHORITIES_PATH)
         behind = sum(
@@ -123,6 +127,11 @@ def status(state: Path, as_json: bool, wait: int | None) -> None:
         )
         if not behind or time.monotonic() >= deadline:
             break
+        names = _behind_text(document)
+        if names != said:
+            rest = round(deadline - time.monotonic())
+            click.echo(f"rtunnel: waiting for {names}, {rest} s at most", err=True)
+            said = names
         time.sleep(LOOK_INTERVAL)
     if as_json:
         click.echo(json.dumps(document, indent=2))
@@ -130,6 +139,17 @@ def status(state: Path, as_json: bool, wait: int | None) -> None:
         click.echo(status_text(document), nl=False)
     if wait is not None and behind:
         raise RotationRefused(f"{behind} have not followed within {wait} seconds")
+
+
+def _behind_text(document: Mapping[str, Any]) -> str:
+    """Who has not followed, each once."""
+    ones = {
+        f"{one['kind']} {one['id']}": None
+        for each in document["authorities"].values()
+        for one in each["not_followed"]
+    }
+    more = len(ones) - MAX_NAMED
+    return ", ".join([*ones][:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def status_text(document: Mapping[str, Any]) -> str:

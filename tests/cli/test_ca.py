@@ -82,6 +82,20 @@ class CaTests(CommandTestCase):
         self.assertEqual(outcome.code, 1)
         self.assertIn("1 have not followed within 1 seconds", outcome.err)
 
+    def test_waiting_says_for_whom(self) -> None:
+        """Once, and each once, as long as they stay the same; and not all of many."""
+        many = [{**LAGGARD, "id": f"a-{number}"} for number in range(5)]
+        again = authority(*many)
+        self.serve({"authorities": {"host": again, "agent": again}})
+        outcome = rtunnel("ca", "status", "--state", self.state, "--wait", "2s")
+        self.assertEqual(
+            [line for line in outcome.err.splitlines() if "waiting" in line],
+            [
+                "rtunnel: waiting for agent a-0, agent a-1, agent a-2 and 2 more, "
+                "2 s at most"
+            ],
+        )
+
     def test_a_step_says_what_comes_next(self) -> None:
         """And what people have to do, and how to go back."""
         self.serve({"before": "steady", "authority": authority(phase="trusted")})
