@@ -70,7 +70,8 @@ class Connector:
         )
         found = interleaved(await resolve(self._reactor, host), rotation)
         if not found:
-            raise ConnectionFailed(f"{host} does not resolve")
+            whose = "" if proxy is None else "the HTTP proxy "
+            raise ConnectionFailed(f"{whose}{host} does not resolve")
         endpoint: IStreamClientEndpoint = _AnyOf(self._reactor, found, port)
         if proxy is not None:
             endpoint = HttpConnectEndpoint(endpoint, proxy, address)

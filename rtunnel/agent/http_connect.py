@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
@@ -137,9 +138,15 @@ class HttpConnectEndpoint:
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        asking = await self._to_proxy.connect(
-            Factory.forProtocol(partial(_Connect, self._proxy, self._address, factory))
-        )
+        try:
+            asking = await self._to_proxy.connect(
+                Factory.forProtocol(
+                    partial(_Connect, self._proxy, self._address, factory)
+                )
+            )
+        except ConnectError as error:
+            where = Address(self._proxy.host, self._proxy.port)
+            raise ConnectionFailed(f"the HTTP proxy {where}: {error}") from error
         return await cast(_Connect, asking).established
 
 

@@ -126,6 +126,13 @@ class HttpProxyTests(ConnectorTestCase):
         transport.protocol.dataReceived(b"HTTP/1.1 200 OK\r\n\r\n")
         self.successResultOf(connecting)
 
+    def test_proxy_that_does_not_resolve(self) -> None:
+        """It is told apart from the address."""
+        environ = {"HTTPS_PROXY": "http://nowhere.lan:8080"}
+        connecting = self.connect("lb.example.com:3023", environ=environ)
+        failure = self.failureResultOf(connecting, ConnectionFailed)
+        self.assertIn("the HTTP proxy nowhere.lan does not", str(failure.value))
+
     def test_proxy_that_cannot_be_read(self) -> None:
         """The dial fails with the reason."""
         connecting = self.connect(

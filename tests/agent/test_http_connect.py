@@ -6,7 +6,7 @@ from base64 import b64encode
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.error import ConnectionDone, ConnectionRefusedError
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
@@ -203,10 +203,11 @@ class ConnectTests(SynchronousTestCase):
         self.assertIn("hung up", self.failed(connecting))
 
     def test_proxy_is_not_there(self) -> None:
-        """The error is TCP's."""
+        """The error is TCP's, and says that it is not the address that fails."""
         connecting = self.connect()
         self.reactor.refuse()
-        self.failureResultOf(connecting, ConnectionRefusedError)
+        said = self.failed(connecting)
+        self.assertIn("the HTTP proxy 10.0.0.1:8080: Connection was refused", said)
 
     def test_cancelling_while_the_proxy_is_asked(self) -> None:
         """The connection is closed, and a late answer changes nothing."""
