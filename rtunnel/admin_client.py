@@ -65,6 +65,7 @@ def ask(
         raise ProxyNotRunning(
             f"is the proxy running? no admin socket at {path}"
             + (" answers" if isinstance(error, ConnectionRefusedError) else "")
+            + "; start it, or name its directory with --state"
         ) from error
     except PermissionError as error:
         raise RtunnelError(

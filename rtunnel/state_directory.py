@@ -255,10 +255,24 @@ def load_certificate(path: Path) -> Certificate:
 
     :raises KeyFileError: missing, unreadable, empty or malformed.
     """
+    text = _read_text(path, MAX_KEY_FILE).strip()
     try:
-        return Certificate.from_openssh(_read_text(path, MAX_KEY_FILE).strip())[0]
+        return Certificate.from_openssh(text)[0]
     except (CertificateError, ProtocolError) as error:
+        if _is_public_key(text) and not path.name.endswith("-cert.pub"):
+            raise KeyFileError(
+                f"{path}: this is the public key; give its certificate, "
+                f"{certificate_path(path)}"
+            ) from None
         raise KeyFileError(f"{path}: {error}{_remedy(path)}") from None
+
+
+def _is_public_key(text: str) -> bool:
+    try:
+        PublicKey.from_openssh(text)
+    except ProtocolError:
+        return False
+    return True
 
 
 def refuse_existing(paths: Iterable[Path]) -> None:
@@ -388,7 +402,9 @@ def _write(path: Path, data: bytes, mode: int, force: bool) -> None:
                 os.unlink(temporary)
         sync_directory(path.parent)
     except FileExistsError:
-        raise KeyFileError(f"{path}: already there; {_OVERWRITE}") from None
+        raise KeyFileError(
+            f"{path}: already there; take another name, or overwrite with --force"
+        ) from None
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be written: {error.strerror}") from None
 

@@ -18,7 +18,7 @@ MAX_SIZE = 1 << 20
 
 _WRITTEN_BY: dict[type, str] = {
     ProxyConfig: "'rtunnel init' writes one",
-    AgentConfig: "'rtunnel agent sign' writes one",
+    AgentConfig: "'rtunnel join' writes one",
 }
 
 
@@ -74,7 +74,10 @@ def _read(path: Path, kind: type) -> dict[str, Any]:
             content = file.read(MAX_SIZE + 1)
     except FileNotFoundError:
         raise ConfigError(
-            [f"{name}: no such file; {_WRITTEN_BY[kind]}, --config names another"]
+            [
+                f"{name}: no such file; {_WRITTEN_BY[kind]}, and --state (with twistd: "
+                "--config) says where it is"
+            ]
         ) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)

@@ -19,7 +19,7 @@ class Options(ProgramOptions):
             "config",
             "c",
             "agent.toml",
-            "The config file that `rtunnel agent sign` wrote.",
+            "The config file that `rtunnel join` wrote.",
         ],
     ]
 

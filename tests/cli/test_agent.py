@@ -167,6 +167,14 @@ class AgentRenewTests(CommandTestCase):
         )
         load_agent_credentials(self.out, "b", time.time() + 3600)
 
+    def test_the_key_is_not_its_certificate(self) -> None:
+        """The file that is meant is named."""
+        err = self.assert_refused(
+            *("agent", "renew", "--state", self.state),
+            *("--certificate", self.out / "agent_key.pub"),
+        )
+        self.assertIn(f"give its certificate, {self.path}", err)
+
     def test_only_our_own_agents_are_renewed(self) -> None:
         """A person's certificate, or a proxy's, does not become an agent's."""
         key = self.out / "agent_key.pub"

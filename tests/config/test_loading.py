@@ -356,12 +356,12 @@ class WrongFileTests(LoadingTestCase):
         self.assertEqual(
             error.problems,
             (
-                f"{path}: no such file; 'rtunnel init' writes one, --config names "
-                "another",
+                f"{path}: no such file; 'rtunnel init' writes one, and --state (with "
+                "twistd: --config) says where it is",
             ),
         )
         error = self.assertRaises(ConfigError, load_agent, path)
-        self.assertIn("'rtunnel agent sign' writes one", str(error))
+        self.assertIn("'rtunnel join' writes one", str(error))
 
     def test_unreadable_file_says_why(self) -> None:
         """A directory is none, and a path with NUL is none either."""

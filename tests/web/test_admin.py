@@ -180,7 +180,8 @@ class ClientTests(AdminCase):
             get_status(self.path)
         self.assertEqual(
             str(caught.exception),
-            f"is the proxy running? no admin socket at {self.path}",
+            f"is the proxy running? no admin socket at {self.path}; start it, or name "
+            "its directory with --state",
         )
 
     def test_a_socket_that_nobody_listens_on(self) -> None:
