@@ -134,5 +134,5 @@ def _next_steps(state: Path, config: ProxyConfig) -> str:
             "Tell people's ssh which proxies to believe:",
             f"rtunnel ssh-config --state {where}",
         ),
-        ("Then:", f"ssh -J {jump} root@web1.b"),
+        ("Then:", f"ssh -J {jump} root@b"),
     )

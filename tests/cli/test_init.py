@@ -164,7 +164,7 @@ class InitTests(CommandTestCase):
             f"rtunnel token add b --state '{state}'",
             f"rtunnel user sign alice --state '{state}'",
             f"rtunnel ssh-config --state '{state}'",
-            f"ssh -J {LB} root@web1.b",
+            f"ssh -J {LB} root@b",
         ):
             self.assertIn(command, out)
 
