@@ -61,6 +61,7 @@ PROXY_COMMENTS = {
     "audit.required": "take nobody while it cannot be written",
     "allow": "who may reach what; no rule, no access; reloaded on SIGHUP",
     "allow.users": "certificate principals, or the names given in authorized_keys",
+    "allow.times": 'when, as "mon-fri 08:00-18:00", in UTC; default: always',
 }
 
 AGENT_COMMENTS = {
@@ -81,7 +82,7 @@ AGENT_COMMENTS = {
 }
 
 #: The rule that a new proxy starts with.
-FIRST_RULE = {"users": ["*"], "clusters": ["*"], "targets": ["*:22"]}
+FIRST_RULE = {"users": ["*"], "clusters": ["*"], "targets": ["*:22"], "times": []}
 
 
 def proxy_toml(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> str:

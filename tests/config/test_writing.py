@@ -94,6 +94,7 @@ required = false                 # take nobody while it cannot be written
 users = ["*"]                    # certificate principals, or the names given in authorized_keys
 clusters = ["*"]
 targets = ["*:22"]
+times = []                       # when, as "mon-fri 08:00-18:00", in UTC; default: always
 """  # noqa: E501
 
 AGENT_FILE = """\
