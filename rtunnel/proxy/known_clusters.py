@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from rtunnel.errors import RegistryError
+from rtunnel.errors import InvalidName, RegistryError
+from rtunnel.naming import check_cluster
 from rtunnel.registry.interface import Registry
 
 _PREFIX = "clusters/"
@@ -51,7 +53,9 @@ class KnownClusters:
 
     async def _read(self) -> None:
         for entry in await self._registry.list(_PREFIX):
-            self._names.add(entry.key.removeprefix(_PREFIX))
+            # A name that no cluster can have may be anything, and people see it.
+            with suppress(InvalidName):
+                self._names.add(check_cluster(entry.key.removeprefix(_PREFIX)))
 
     def _changed(self) -> None:
         reading = Deferred.fromCoroutine(self._read())

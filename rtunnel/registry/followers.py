@@ -137,7 +137,7 @@ def lagging(follower: Follower, bundle: TrustBundle) -> tuple[str, ...]:
 
 def _text(fields: Mapping[str, Any], name: str) -> str:
     value = fields.get(name)
-    if not isinstance(value, str) or len(value) > 255:
+    if not isinstance(value, str) or len(value) > 255 or not value.isprintable():
         raise _unreadable()
     return value
 

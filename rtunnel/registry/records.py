@@ -27,7 +27,7 @@ TUNNELS = "tunnels/"
 #: Tunnel records in one entry; keeps an entry far below the limit on values.
 TUNNELS_PER_PAGE = 1000
 
-#: Characters in any one text of a record.
+#: Characters in any one text of a record; all of them can be printed.
 MAX_TEXT = 255
 
 #: Addresses of each kind in a proxy record.
@@ -205,8 +205,15 @@ class _Fields:
         return cast(State, value)
 
     def _checked_text(self, name: str, value: object) -> str:
-        if not isinstance(value, str) or len(value) > MAX_TEXT:
-            raise self._wrong(name, f"a text of at most {MAX_TEXT} characters", value)
+        # Whoever writes it, terminals of people who ask for the status show it.
+        if (
+            not isinstance(value, str)
+            or len(value) > MAX_TEXT
+            or not value.isprintable()
+        ):
+            raise self._wrong(
+                name, f"a text of at most {MAX_TEXT} printable characters", value
+            )
         return value
 
     def _wrong(self, name: str, expected: str, found: object) -> RegistryError:

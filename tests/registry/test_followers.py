@@ -124,6 +124,11 @@ class JsonTests(SynchronousTestCase):
         except RegistryError:
             return
 
+    def test_what_a_terminal_would_act_on_is_refused(self) -> None:
+        """``rtunnel ca status`` shows it."""
+        bad = attrs.evolve(AGENT, name="\x1b[2J").to_json()
+        self.assertRaises(RegistryError, Follower.from_json, bad)
+
     def test_no_json_is_an_error_of_ours(self) -> None:
         """Nor what is no object."""
         for value in ("", "[]", "null", "[" * 40000):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -21,7 +22,7 @@ from rtunnel.registry.records import (
     tunnels_to_json,
 )
 
-TEXTS = st.text(max_size=MAX_TEXT)
+TEXTS = st.text(st.characters(exclude_categories=("C", "Z")), max_size=MAX_TEXT)
 COUNTS = st.integers(min_value=0, max_value=2**53)
 MOMENTS = st.floats(min_value=0, max_value=1e12)
 ADDRESSES = st.lists(TEXTS, max_size=MAX_ADDRESSES).map(tuple)
@@ -104,6 +105,16 @@ class RecordTests(SynchronousTestCase):
             read = json.loads(record.to_json())[name]
             if name != "holder":
                 self.assertEqual(read, value)
+
+    def test_what_a_terminal_would_act_on_is_refused(self) -> None:
+        """People see these records in the status."""
+        tunnel = TunnelRecord("b", "agent", "proxy", 1.0)
+        for bad in ("\x1b[2J", "one\ntwo", "\u202e", "\x7f"):
+            with self.assertRaises(RegistryError):
+                ProxyRecord.from_json(proxy_json(name=bad))
+            page = tunnels_to_json([attrs.evolve(tunnel, cluster=bad)])
+            with self.assertRaises(RegistryError):
+                tunnels_from_json(page)
 
     def test_a_proxy_of_an_earlier_version_signs_nothing(self) -> None:
         """Its record lacks the field."""
