@@ -138,7 +138,8 @@ def status(state: Path, as_json: bool, wait: int | None) -> None:
     else:
         click.echo(status_text(document), nl=False)
     if wait is not None and behind:
-        raise RotationRefused(f"{behind} have not followed within {wait} seconds")
+        have = "has" if behind == 1 else "have"
+        raise RotationRefused(f"{behind} {have} not followed within {wait} seconds")
 
 
 def _behind_text(document: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ def check_fillable(directory: Path, names: Sequence[str], *, force: bool) -> Non
     if not force:
         refuse_existing(directory / name for name in names)
     path = directory.absolute()
-    there = next(each for each in (path, *path.parents) if each.exists())
+    there = next(each for each in (path, *path.parents) if os.path.exists(each))
     if not there.is_dir():
         raise KeyFileError(f"{there}: is not a directory; take another one")
     if not os.access(there, os.W_OK | os.X_OK):
