@@ -36,6 +36,8 @@ from rtunnel.wire.keys import PrivateKey, PublicKey
 
 #: Seconds that a proxy has to send the new certificate.
 ANSWER_TIMEOUT: Final = 30.0
+#: Seconds by which the clocks of two proxies that sign may differ.
+MAX_SKEW: Final = 300.0
 #: Proxies that are asked in one attempt.
 MAX_ASKED: Final = 3
 
@@ -186,6 +188,12 @@ class Renewal:
             present.certificate.critical_options,
         ):
             raise CertificateError("the certificate that came is not this agent's")
+        if (
+            certificate == present.certificate
+            or certificate.valid_after < present.certificate.valid_after - MAX_SKEW
+        ):
+            # A proxy has seen those that went before, and one may be revoked by now.
+            raise CertificateError("the certificate that came is not a new one")
         _check_authority(certificate.ca_key, present.certificate.ca_key, bundle)
         self._check(certificate)
         comment = f"rtunnel agent {present.instance} of {certificate.principals[0]}"

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 from twisted.logger import LogLevel, capturedLogs
 
+from rtunnel.agent.renewal import MAX_SKEW
 from rtunnel.agent.service import AgentService
 from rtunnel.config import AgentConfig, RenewalConfig
 from rtunnel.discovery.messages import Drain, Hello, Message
@@ -247,6 +248,23 @@ class RenewalTests(TrustTestCase):
             )
             await self.ask_again(service, proxy)
             self.assertEqual(self.stored == before, bundle is not good)
+
+    async def test_an_older_certificate_is_not_taken(self) -> None:
+        """Nor the present one: a proxy has seen both, and could give them for new."""
+        proxy = self.make_proxy()
+        service = self.start(proxy)
+        await self.until(lambda: proxy.tunnels)
+        before = self.stored
+        earlier = CertificateAuthority(
+            self.agent_ca._key, now=lambda: NOW - MAX_SKEW - 1
+        )
+        for answer in (
+            lambda asked: Renewed(before),
+            lambda asked: self.renewed(asked, earlier),
+        ):
+            self.answer = answer
+            await self.ask_again(service, proxy)
+            self.assertEqual(self.stored, before)
 
     async def test_a_certificate_bound_to_addresses_stays_so(self) -> None:
         """One that is not is not taken instead of it."""
