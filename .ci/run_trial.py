@@ -10,10 +10,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 INTEROP = Path("tests/interop")
+
+#: These take longest, so they begin first.
+FIRST = [
+    INTEROP / "test_rotation.py",
+    INTEROP / "test_failures.py",
+    INTEROP / "test_slow_reader.py",
+    INTEROP / "test_pinned_balancer.py",
+    INTEROP / "test_join.py",
+    INTEROP / "test_firewalls.py",
+]
+
 #: These say how fast something is, or how long it may take, while others want as much
 #: of the machine as they get: each has it for itself.
 ALONE = [
@@ -54,14 +66,10 @@ def unit_tests() -> list[str]:
     return sorted(map(str, everything - LONG))
 
 
-def long_tests() -> list[str]:
-    """Name what takes long."""
-    return sorted(map(str, LONG))
-
-
 def interop_tests() -> list[str]:
-    """Name the modules of ``tests/interop`` that mostly wait, for other processes."""
-    return sorted(map(str, set(INTEROP.glob("test_*.py")) - set(ALONE)))
+    """Name the modules that mostly wait for other processes, and what takes long."""
+    found = {*INTEROP.glob("test_*.py"), *LONG} - {*FIRST, *ALONE}
+    return [str(path) for path in (*FIRST, *sorted(found))]
 
 
 def alone_tests() -> list[str]:
@@ -74,29 +82,67 @@ def soak_tests() -> list[str]:
     return [str(path) for path in SOAKING]
 
 
-#: For each group, what runs one after the other: tests, and how many at once.
-GROUPS: dict[str, list[tuple[Callable[[], list[str]], int]]] = {
-    "unit": [(unit_tests, 2)],
-    "interop": [(interop_tests, 4), (alone_tests, 1), (long_tests, 2)],
-    "soak": [(soak_tests, 4)],
-}
-
-
-def trial(arguments: list[str]) -> int:
+def trial(arguments: Sequence[str]) -> int:
     """Run trial once and return its exit code."""
-    command = [sys.executable, "-Wall", "-b", "-m", "twisted.trial", *arguments]
-    return subprocess.call(command)
+    return subprocess.call([*TRIAL, *arguments])
+
+
+#: How trial begins.
+TRIAL = (sys.executable, "-Wall", "-b", "-m", "twisted.trial")
+
+#: Runs some tests with some options of trial; 0 if all passed.
+Run = Callable[[Sequence[str], Sequence[str]], int]
+
+
+def in_jobs(jobs: int) -> Run:
+    """One trial that hands out its tests to so many processes."""
+
+    def run(options: Sequence[str], tests: Sequence[str]) -> int:
+        return trial([*([f"-j{jobs}"] if jobs > 1 else []), *options, *tests])
+
+    return run
+
+
+def side_by_side(at_once: int) -> Run:
+    """A trial for each module, so many at once; what its tests share is made once.
+
+    The output of each comes when it has ended.
+    """
+
+    def run(options: Sequence[str], tests: Sequence[str]) -> int:
+        def one(test: str) -> int:
+            own = [
+                f"{option}-{Path(test).stem}"
+                if option.startswith("--temp-directory=")
+                else option
+                for option in options
+            ]
+            done = subprocess.run(
+                [*TRIAL, *own, test], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
+            sys.stdout.write(done.stdout.decode(errors="replace"))
+            sys.stdout.flush()
+            return done.returncode
+
+        with ThreadPoolExecutor(at_once) as pool:
+            return max(pool.map(one, tests))
+
+    return run
+
+
+#: For each group, what runs one after the other: tests, and how.
+GROUPS: dict[str, list[tuple[Callable[[], list[str]], Run]]] = {
+    "unit": [(unit_tests, in_jobs(2))],
+    "interop": [(interop_tests, side_by_side(4)), (alone_tests, in_jobs(1))],
+    "soak": [(soak_tests, in_jobs(4))],
+}
 
 
 def main(group: str, *arguments: str) -> int:
     """Run a group, or only the tests that are named; return 0 if all passed."""
     if any(not argument.startswith("-") for argument in arguments):
         return trial([*arguments])
-    codes = []
-    for tests, at_once in GROUPS[group]:
-        jobs = [f"-j{at_once}"] if at_once > 1 else []
-        codes.append(trial([*jobs, *arguments, *tests()]))
-    return max(codes)
+    return max(run(arguments, tests()) for tests, run in GROUPS[group])
 
 
 if __name__ == "__main__":
