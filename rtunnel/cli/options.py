@@ -88,7 +88,8 @@ def _checked(check: Callable[[str], _T], text: str) -> _T:
         raise click.BadParameter(str(error)) from None
 
 
-DIRECTORY = click.Path(file_okay=False, path_type=Path)
+# Not asked whether it can be read: whoever opens a file of it knows what to advise.
+DIRECTORY = click.Path(file_okay=False, readable=False, path_type=Path)
 
 state_option = click.option(
     "--state",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import click
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.cli.options import (
+    DIRECTORY,
     MAX_DURATION,
     cluster_name,
     dial_address,
@@ -69,3 +73,18 @@ class NameTests(SynchronousTestCase):
             (dial_address, ""),
         ):
             self.assertRaises(click.BadParameter, check, text)
+
+
+class DirectoryTests(SynchronousTestCase):
+    """State directories."""
+
+    def test_one_of_somebody_else_is_no_wrong_usage(self) -> None:
+        """The file in it that cannot be opened is named later, with advice."""
+        self.patch(os, "access", lambda path, mode: False)
+        self.assertEqual(DIRECTORY.convert(os.curdir, None, None), Path(os.curdir))
+
+    def test_a_file_is_none(self) -> None:
+        """That is."""
+        path = self.mktemp()
+        Path(path).touch()
+        self.assertRaises(click.BadParameter, DIRECTORY.convert, path, None, None)
