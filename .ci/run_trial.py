@@ -33,6 +33,7 @@ ALONE = [
     INTEROP / "test_limits_before_login.py",
     INTEROP / "test_limits_of_channels.py",
     INTEROP / "test_login_storm.py",
+    INTEROP / "test_refusals.py",
     INTEROP / "test_slow_channels.py",
     INTEROP / "test_ssh_audit.py",
     INTEROP / "test_strangers.py",
@@ -133,7 +134,7 @@ def side_by_side(at_once: int) -> Run:
 #: For each group, what runs one after the other: tests, and how.
 GROUPS: dict[str, list[tuple[Callable[[], list[str]], Run]]] = {
     "unit": [(unit_tests, in_jobs(2))],
-    "interop": [(interop_tests, side_by_side(4)), (alone_tests, in_jobs(1))],
+    "interop": [(interop_tests, side_by_side(3)), (alone_tests, in_jobs(1))],
     "soak": [(soak_tests, in_jobs(4))],
 }
 
