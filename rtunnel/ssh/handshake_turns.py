@@ -96,10 +96,12 @@ class HandshakeTurns:
         self._looking = False
         if not self._waiting:
             return
-        if self._rest() > 0 and self.traffic != self._traffic_then:
+        # Asked once: it may be over by the next time.
+        rest = self._rest()
+        if rest > 0 and self.traffic != self._traffic_then:
             # Rest in small pieces: the traffic may stop before it is over.
             self._traffic_then = self.traffic
-            self._look_later(min(self._rest(), _LOOK_EVERY))
+            self._look_later(min(rest, _LOOK_EVERY))
             return
         source, line = next(iter(self._waiting.items()))
         go = line.popleft()

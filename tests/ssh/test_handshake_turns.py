@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,20 @@ from rtunnel.ssh.handshake_turns import HandshakeTurns
 
 #: Seconds that a key exchange costs.
 COST = 0.0025
+
+
+class RunningClock(Clock):
+    """Time passes while it is looked at; as a reactor's, it takes no negative delay."""
+
+    def seconds(self) -> float:
+        """A little later each time."""
+        self.rightNow += COST / 7
+        return super().seconds()
+
+    def callLater(self, when: float, what: Any, *args: Any, **kw: Any) -> Any:
+        """Later, that is."""
+        assert when >= 0, when
+        return super().callLater(when, what, *args, **kw)
 
 
 class HandshakeTurnsTests(SynchronousTestCase):
@@ -63,6 +78,17 @@ class HandshakeTurnsTests(SynchronousTestCase):
             self.assertEqual(len(self.done), count)
         self.assertEqual(len(self.turns), 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_rest_may_be_over_while_it_is_looked_at(self) -> None:
+        """Nobody waits for ever then."""
+        self.clock = RunningClock()
+        self.turns = HandshakeTurns(self.clock, 0.5)
+        for index in range(20):
+            self.turns.wait("a", self.work(str(index)))
+        for _ in range(1000):
+            self.turns.traffic += 1
+            self.go_round()
+        self.assertEqual(len(self.done), 20)
 
     def test_who_waits_comes_before_who_comes(self) -> None:
         """However long the last work is ago."""
