@@ -19,12 +19,18 @@ COST = 0.0025
 class RunningClock(Clock):
     """Time passes while it is looked at; as a reactor's, it takes no negative delay."""
 
+    def __init__(self, step: float) -> None:
+        super().__init__()
+        self.step = step
+
     def seconds(self) -> float:
         """A little later each time."""
-        self.rightNow += COST / 7
+        self.rightNow += self.step
         return super().seconds()
 
-    def callLater(self, when: float, what: Any, *args: Any, **kw: Any) -> Any:
+    def callLater(  # type: ignore[override]
+        self, when: float, what: Any, *args: Any, **kw: Any
+    ) -> Any:
         """Later, that is."""
         assert when >= 0, when
         return super().callLater(when, what, *args, **kw)
@@ -81,14 +87,16 @@ class HandshakeTurnsTests(SynchronousTestCase):
 
     def test_a_rest_may_be_over_while_it_is_looked_at(self) -> None:
         """Nobody waits for ever then."""
-        self.clock = RunningClock()
-        self.turns = HandshakeTurns(self.clock, 0.5)
-        for index in range(20):
-            self.turns.wait("a", self.work(str(index)))
-        for _ in range(1000):
-            self.turns.traffic += 1
-            self.go_round()
-        self.assertEqual(len(self.done), 20)
+        for part in range(1, 50):
+            self.clock = RunningClock(COST / part)
+            self.turns = HandshakeTurns(self.clock, 0.5)
+            self.done.clear()
+            for index in range(3):
+                self.turns.wait("a", self.work(str(index)))
+            for _ in range(200):
+                self.turns.traffic += 1
+                self.go_round()
+            self.assertEqual(len(self.done), 3)
 
     def test_who_waits_comes_before_who_comes(self) -> None:
         """However long the last work is ago."""
