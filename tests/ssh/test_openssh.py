@@ -13,6 +13,7 @@ from twisted.internet.endpoints import (
     connectProtocol,
 )
 from twisted.internet.protocol import ProcessProtocol, Protocol
+from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
@@ -469,8 +470,14 @@ class OpenSSHServerTests(TestCase):
             stranger = private_key(kind, "stranger")
             signed = user_certificate(stranger.public, self.user_ca, self.user)
             await self.connect(port, key=stranger, certificate=signed)
-        self.assertEqual(self.sshd.log.count("Accepted publickey"), 6)
-        self.assertEqual(self.sshd.log.count("Accepted certificate ID"), 3)
+        await self.logged("Accepted publickey", 6)
+        await self.logged("Accepted certificate ID", 3)
+
+    async def logged(self, words: str, count: int) -> None:
+        """Wait until sshd's log, which comes through a pipe, has it so many times."""
+        while self.sshd.log.count(words) < count:
+            await deferLater(global_reactor, 0.02, lambda: None)
+        self.assertEqual(self.sshd.log.count(words), count)
 
     async def test_a_stranger_is_refused(self) -> None:
         """And hears what the server takes."""
