@@ -29,9 +29,6 @@ FIRST = [
 #: These say how fast something is, or how long it may take, while others want as much
 #: of the machine as they get: each has it for itself.
 ALONE = [
-    INTEROP / "test_fault_isolation.py",
-    INTEROP / "test_limits_before_login.py",
-    INTEROP / "test_limits_of_channels.py",
     INTEROP / "test_login_storm.py",
     INTEROP / "test_refusals.py",
     INTEROP / "test_slow_channels.py",
@@ -134,7 +131,7 @@ def side_by_side(at_once: int) -> Run:
 #: For each group, what runs one after the other: tests, and how.
 GROUPS: dict[str, list[tuple[Callable[[], list[str]], Run]]] = {
     "unit": [(unit_tests, in_jobs(2))],
-    "interop": [(interop_tests, side_by_side(3)), (alone_tests, in_jobs(1))],
+    "interop": [(interop_tests, side_by_side(4)), (alone_tests, in_jobs(1))],
     "soak": [(soak_tests, in_jobs(4))],
 }
 
