@@ -130,7 +130,7 @@ def side_by_side(at_once: int) -> Run:
 
 #: For each group, what runs one after the other: tests, and how.
 GROUPS: dict[str, list[tuple[Callable[[], list[str]], Run]]] = {
-    "unit": [(unit_tests, in_jobs(2))],
+    "unit": [(unit_tests, in_jobs(4))],
     "interop": [(interop_tests, side_by_side(4)), (alone_tests, in_jobs(1))],
     "soak": [(soak_tests, in_jobs(4))],
 }
