@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.interop.peers import require_sshd
 from tests.interop.processes import Process, free_port, run
 
 #: Both ends of everything that is compared use it.
@@ -63,7 +64,6 @@ class Place:
         self.user = getpass.getuser()
         self.key = self.make_key("id")
         self._processes: list[Process] = []
-        Path("/run/sshd").mkdir(exist_ok=True)
         try:
             self.target_port = free_port()
             self.start(
@@ -103,8 +103,7 @@ class Place:
                 cipher=CIPHER,
             )
         )
-        program = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin") or "sshd"
-        command: list[str | Path] = [program, "-D", "-e", "-f", config]
+        command: list[str | Path] = [require_sshd(), "-D", "-e", "-f", config]
         # OpenSSH 9.8 and later; one address makes every connection here.
         penalties = ["-o", "PerSourcePenalties=no"]
         if subprocess.run([*command, *penalties, "-t"], capture_output=True).returncode:

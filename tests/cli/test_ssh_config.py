@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rtunnel.wire.keys import PrivateKey
 from tests.cli.running import CommandTestCase
-from tests.interop.peers import require_peer
+from tests.interop.peers import require_peer, require_sshd
 from tests.interop.processes import Process, environment, free_port, run
 
 
@@ -180,7 +180,7 @@ class StockSshTests(CommandTestCase):
         )
         sshd = Process(
             "sshd",
-            [require_peer("sshd"), "-D", "-e", "-f", config],
+            [require_sshd(), "-D", "-e", "-f", config],
             self.directory,
         )
         self.addCleanup(sshd.stop)

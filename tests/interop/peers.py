@@ -9,6 +9,7 @@ import importlib
 import os
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any, NoReturn
 
 from twisted.trial.unittest import SkipTest
@@ -26,6 +27,21 @@ def require_peer(name: str) -> str:
     path = shutil.which(name, path=_PATH)
     if path is None:
         _missing(f"there is no {name} here")
+    return path
+
+
+def require_sshd() -> str:
+    """Return the absolute path of sshd, which has all that it needs to start.
+
+    Root's confines those who have not logged in to an empty directory. Debian has its
+    service make that one, so where the service has not run it is not there.
+
+    :raises SkipTest: it is not here, and it need not be.
+    :raises AssertionError: it is not here, and it must be.
+    """
+    path = require_peer("sshd")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     return path
 
 

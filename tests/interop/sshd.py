@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import getpass
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.interop.peers import require_peer
+from tests.interop.peers import require_peer, require_sshd
 from tests.interop.processes import Process, free_port, run
 
 _CONFIG = """\
@@ -70,11 +69,9 @@ class Sshd:
             )
             + "".join(f"{line}\n" for line in settings)
         )
-        if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         self.process = Process(
             "sshd",
-            [require_peer("sshd"), "-D", "-e", "-f", config],
+            [require_sshd(), "-D", "-e", "-f", config],
             directory,
             namespace=namespace,
         )

@@ -34,7 +34,7 @@ from rtunnel.wire.certificate import (
     sign_certificate,
 )
 from rtunnel.wire.keys import ECDSA_P256, ED25519, RSA, PrivateKey, PublicKey
-from tests.interop.peers import require_peer
+from tests.interop.peers import require_peer, require_sshd
 from tests.interop.processes import LOOPBACK, environment, free_port
 from tests.ssh.listening import listen
 from tests.ssh.transports import certified, identity
@@ -336,10 +336,8 @@ class OpenSSHServerTests(TestCase):
 
     async def setUp(self) -> None:  # type: ignore[override]
         """Keys, certificates, and an sshd that trusts them."""
-        self.sshd_path = require_peer("sshd")
+        self.sshd_path = require_sshd()
         self.user = "root" if os.geteuid() == 0 else os.environ.get("USER", "nobody")
-        if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir()
         self.user_ca = PrivateKey.generate()
