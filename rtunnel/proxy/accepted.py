@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -56,6 +56,10 @@ PROBE_TIMEOUT = 3.0
 
 #: Seconds between two looks at channel counts and round trip times for the registry.
 MEASURE_INTERVAL = 5.0
+
+#: Seconds in which tunnels that come and go are gathered before the registry hears of
+#: them: it takes all of them at a time, and after a restart they come by the thousand.
+GATHER = 0.05
 
 
 class Accepted:
@@ -116,6 +120,9 @@ class Accepted:
         self._draining = False
         self._waiting_for_idle: list[Deferred[None]] = []
         self._waiting_for_end: list[Deferred[None]] = []
+        #: What agents have been told last.
+        self._announced: DiscoveryRequest | None = None
+        self._publishing: IDelayedCall | None = None
         self._announcing = LoopingCall(self._announce_all)
         self._measuring = LoopingCall(self._publish)
         self._announcing.clock = self._measuring.clock = clock
@@ -123,7 +130,8 @@ class Accepted:
 
     def start(self) -> None:
         """Begin to tell agents of proxies, and the registry of tunnels."""
-        self._unsubscribe = self._membership.subscribe(self._announce_all)
+        self._announced = self._discovery()
+        self._unsubscribe = self._membership.subscribe(self._membership_changed)
         self._run(self._announcing, RESEND)
         self._run(self._measuring, MEASURE_INTERVAL)
 
@@ -136,6 +144,9 @@ class Accepted:
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
+        if self._publishing is not None:
+            self._publishing.cancel()
+            self._publishing = None
 
     def _run(self, loop: LoopingCall, interval: float) -> None:
         loop.start(interval, now=False).addErrback(
@@ -270,7 +281,7 @@ class Accepted:
                 source=tunnel.identity.source,
             )
         )
-        self._publish()
+        self._publish_soon()
         remembering = Deferred.fromCoroutine(self._known.seen(tunnel.cluster))
         remembering.addErrback(
             lambda failure: self._log.failure("a cluster is not recorded", failure)
@@ -278,7 +289,7 @@ class Accepted:
 
     def tunnel_changed(self, tunnel: Tunnel) -> None:
         """Publish what changed."""
-        self._publish()
+        self._publish_soon()
 
     def tunnel_ended(self, tunnel: Tunnel, reason: str) -> None:
         """Forget a tunnel."""
@@ -305,7 +316,7 @@ class Accepted:
                 outcome="failed" if tunnel.was_lost else "ok",
             )
         )
-        self._publish()
+        self._publish_soon()
 
     # ClientOwner and PeerOwner
 
@@ -397,8 +408,14 @@ class Accepted:
         others = [p for p in self._membership.proxies() if p.id != own.id]
         return announce([own, *others])
 
+    def _membership_changed(self) -> None:
+        """Tell agents, unless only tunnels changed: that would be as many messages as
+        there are tunnels for each of them that comes or goes."""
+        if self._discovery() != self._announced:
+            self._announce_all()
+
     def _announce_all(self) -> None:
-        request = self._discovery()
+        request = self._announced = self._discovery()
         for tunnel in self._sites.tunnels():
             tunnel.send_discovery(request)
 
@@ -415,6 +432,14 @@ class Accepted:
             for tunnel in self._sites.tunnels()
             if tunnel.accepts_dials
         ]
+
+    def _publish_soon(self) -> None:
+        if self._publishing is None:
+            self._publishing = self._clock.callLater(GATHER, self._publish_gathered)
+
+    def _publish_gathered(self) -> None:
+        self._publishing = None
+        self._publish()
 
     def _publish(self) -> None:
         self._membership.set_tunnels(self._records())

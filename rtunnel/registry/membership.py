@@ -431,8 +431,8 @@ class _Picture:
         return parsed  # type: ignore[return-value]  # what ``parse`` gave for this key
 
 
-def _essentials(tunnels: Iterable[TunnelRecord]) -> frozenset[TunnelRecord]:
-    return frozenset(tunnel.without_measurements() for tunnel in tunnels)
+def _essentials(tunnels: Iterable[TunnelRecord]) -> frozenset[object]:
+    return frozenset(tunnel.essentials for tunnel in tunnels)
 
 
 def _described(holder: Holder | None) -> str:

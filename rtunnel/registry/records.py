@@ -112,9 +112,10 @@ class TunnelRecord:
     rtt_seconds: float | None = None
     channels: int = 0
 
-    def without_measurements(self) -> TunnelRecord:
-        """The same tunnel, with what changes all the time left out."""
-        return attrs.evolve(self, rtt_seconds=None, channels=0)
+    @property
+    def essentials(self) -> tuple[str, str, str, float]:
+        """All but the measurements, which change all the time."""
+        return self.cluster, self.agent, self.proxy, self.since
 
 
 def tunnels_key(proxy: str, page: int) -> str:

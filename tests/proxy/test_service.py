@@ -38,6 +38,16 @@ class TunnelTests(ProxyTestCase):
         self.assertEqual(tunnel["agent"], agent.instance)
         self.assertIn("tunnel_up", self.audit_text())
 
+    async def test_agents_are_not_told_of_each_others_tunnels(self) -> None:
+        """That would be as many messages for each as there are others."""
+        first = await self.agent_in_service("agent-1")
+        for number in range(2, 5):
+            await self.agent_in_service(f"agent-{number}")
+        membership = self.proxy.parts.membership
+        await self.until(lambda: len(membership.tunnels()) == 4)
+        heard = [m for m in first.heard if isinstance(m, DiscoveryRequest)]
+        self.assertEqual(len(heard), 1)
+
     async def test_an_agent_that_is_gone_leaves_its_cluster_offline(self) -> None:
         """At once, and with an audit line."""
         agent = await self.agent_in_service()
