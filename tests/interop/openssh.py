@@ -5,6 +5,7 @@ Nothing of the current user's ``~/.ssh`` is read or written.
 
 from __future__ import annotations
 
+import copy
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,6 +72,7 @@ class OpenSSH:
         address: str,
     ) -> None:
         self.directory = directory
+        self._programs: Path | None = None
         self._config = directory / f"config-{'certificate' if certificate else 'key'}"
         self._general = _GENERAL.format(
             directory=directory,
@@ -86,6 +88,15 @@ class OpenSSH:
         )
         self._config.write_text(hosts + self._general)
 
+    def of(self, programs: Path | None) -> OpenSSH:
+        """Return the same person with the ssh of another directory.
+
+        :param programs: the directory; None is the system's ssh.
+        """
+        other = copy.copy(self)
+        other._programs = programs
+        return other
+
     def use_hosts(self, hosts: str) -> None:
         """Replace the ``Host`` blocks of the configuration.
 
@@ -95,7 +106,8 @@ class OpenSSH:
 
     def command(self, program: str, *arguments: str | Path) -> list[str]:
         """Return the command line of ssh, scp, sftp or rsync with our configuration."""
-        path = require_peer(program)
+        own = self._programs
+        path = str(own / program) if own is not None else require_peer(program)
         if program == "rsync":
             remote_shell = f"{require_peer('ssh')} -F {self._config}"
             options = ["-e", remote_shell]

@@ -45,6 +45,22 @@ def require_sshd() -> str:
     return path
 
 
+def require_newer_openssh() -> Path:
+    """Return the directory of an OpenSSH that has ``mlkem768x25519-sha256``.
+
+    It holds ``ssh``, ``ssh-keygen``, ``sshd`` and what that starts; ``.ci/peers
+    install`` has put them there.
+
+    :raises SkipTest: it is not here, and it need not be.
+    :raises AssertionError: it is not here, and it must be.
+    """
+    peers = os.environ.get("RTUNNEL_PEERS") or Path.home() / ".cache/rtunnel-peers"
+    directory = Path(peers, "openssh/bin").absolute()
+    if not (directory / "sshd").exists():
+        _missing(f"there is no {directory}/sshd; run: .ci/peers install")
+    return directory
+
+
 def require_module(name: str) -> Any:
     """Return a Python module that only tests need.
 

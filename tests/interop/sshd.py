@@ -45,6 +45,8 @@ class Sshd:
     :param authorized: the public key line of who may log in.
     :param namespace: the network namespace to run it in, "" for our own.
     :param settings: further lines of its configuration.
+    :param programs: the directory of another OpenSSH than the system's; see
+        :func:`~tests.interop.peers.require_newer_openssh`.
     """
 
     def __init__(
@@ -53,7 +55,14 @@ class Sshd:
         authorized: str,
         namespace: str = "",
         settings: Sequence[str] = (),
+        programs: Path | None = None,
     ) -> None:
+        sshd = require_sshd()
+        if programs is not None:
+            sshd = str(programs / "sshd")
+            for key in ("Session", "Auth"):
+                path = programs / f"sshd-{key.lower()}"
+                settings = [*settings, f"Sshd{key}Path {path}"]
         directory.mkdir(exist_ok=True)
         self.port = free_port()
         self.user = getpass.getuser()
@@ -71,7 +80,7 @@ class Sshd:
         )
         self.process = Process(
             "sshd",
-            [require_sshd(), "-D", "-e", "-f", config],
+            [sshd, "-D", "-e", "-f", config],
             directory,
             namespace=namespace,
         )

@@ -89,9 +89,9 @@ def accepting(name: bytes) -> str:
     return f"PubkeyAcceptedAlgorithms={b','.join(names).decode()}"
 
 
-def known_to_openssh(names: Iterable[bytes], query: str) -> list[bytes]:
-    """Those of ``names`` that this OpenSSH has."""
-    known = run([require_peer("ssh"), "-Q", query]).stdout.encode().split()
+def known_to(ssh: str | Path, names: Iterable[bytes], query: str) -> list[bytes]:
+    """Those of ``names`` that an OpenSSH has."""
+    known = run([ssh, "-Q", query]).stdout.encode().split()
     return [name for name in names if name in known]
 
 
@@ -115,6 +115,15 @@ class OpenSSHClientTests(DeploymentTestCase):
     """Stock ``ssh`` at our proxy."""
 
     layout = EVERYTHING
+
+    def programs(self) -> Path | None:
+        """The directory of ``ssh``; None is the system's."""
+        return None
+
+    @property
+    def ssh(self) -> OpenSSH:
+        """As the person of the deployment."""
+        return self.deployment.ssh.of(self.programs())
 
     def each(
         self, table: Iterable[tuple[bytes, ...]], attempt: Callable[..., str]
@@ -147,7 +156,7 @@ class OpenSSHClientTests(DeploymentTestCase):
             options = ["-o", f"Ciphers={cipher.decode()}"]
             if mac:
                 options += ["-o", f"MACs={mac.decode()}"]
-            done = self.deployment.ssh.run(
+            done = self.ssh.run(
                 "ssh", *options, "-W", f"web1.b:{echo}", "proxy-1", data=DATA
             )
             if (done.returncode, done.stdout) == (0, DATA):
@@ -158,12 +167,12 @@ class OpenSSHClientTests(DeploymentTestCase):
 
     def test_every_key_exchange(self) -> None:
         """That this OpenSSH has; the hybrid one came with 9.9."""
-        names = known_to_openssh(KEY_EXCHANGES, "kex")
+        names = known_to(self.ssh.command("ssh")[0], KEY_EXCHANGES, "kex")
         self.assertIn(b"curve25519-sha256", names)
         self.each(
             [(name,) for name in names],
             lambda name: self.lists_clusters(
-                self.deployment.ssh, f"KexAlgorithms={name.decode()}"
+                self.ssh, f"KexAlgorithms={name.decode()}"
             ),
         )
 
@@ -175,7 +184,7 @@ class OpenSSHClientTests(DeploymentTestCase):
         self.each(
             [(name,) for name in HOST_KEY_ALGORITHMS if key_type_of(name) == "ed25519"],
             lambda name: self.lists_clusters(
-                self.deployment.ssh,
+                self.ssh,
                 f"UserKnownHostsFile={known_hosts}",
                 f"HostKeyAlgorithms={name.decode()}",
             ),
@@ -191,9 +200,10 @@ class OpenSSHClientTests(DeploymentTestCase):
         if name not in CERTIFICATE_ALGORITHMS:
             with (state / "authorized_keys").open("a") as file:
                 file.write(key.to_openssh("ops") + "\n")
-            return self.deployment.client(directory, None)
+            return self.deployment.client(directory, None).of(self.programs())
         sign(directory / "id", state / "user_ca", "-I", "ops", principals="ops")
-        return self.deployment.client(directory, directory / "id-cert.pub")
+        certificate = directory / "id-cert.pub"
+        return self.deployment.client(directory, certificate).of(self.programs())
 
     def directory(self) -> Path:
         """A new directory for one person's files."""
@@ -376,6 +386,10 @@ class OurClientTests(TestCase):
 
     timeout = 60
 
+    def programs(self) -> Path | None:
+        """The directory of ``sshd``; None is the system's."""
+        return None
+
     def setUp(self) -> None:
         """An sshd with keys and certificates of every kind."""
         directory = tempfile.TemporaryDirectory(prefix="rtunnel-")
@@ -389,7 +403,12 @@ class OurClientTests(TestCase):
             host = self.make_certified(f"host_{key_type}", key_type, "host_ca", "-h")
             lines += [f"HostKey {host}", f"HostCertificate {host}-cert.pub"]
         person = self.directory / "person"
-        self.sshd = Sshd(self.directory / "sshd", make_key(person), settings=lines)
+        self.sshd = Sshd(
+            self.directory / "sshd",
+            make_key(person),
+            settings=lines,
+            programs=self.programs(),
+        )
         self.addCleanup(self.sshd.process.kill)
         self.key = PrivateKey.from_openssh(person.read_bytes())
 
@@ -407,6 +426,7 @@ class OurClientTests(TestCase):
         algorithms: Algorithms,
         key: PrivateKey | None = None,
         certificate: Certificate | None = None,
+        data: bytes = DATA,
     ) -> tuple[bytes, bytes]:
         """Log in and have ``cat`` send some data back.
 
@@ -441,7 +461,7 @@ class OurClientTests(TestCase):
         receiver = Receiver()
         channel.start(receiver)
         await channel.send_request(b"exec", string(b"cat"))
-        channel.write(DATA)
+        channel.write(data)
         channel.write_eof()
         await ended
         connection.close()
@@ -456,7 +476,9 @@ class OurClientTests(TestCase):
 
     async def test_every_key_exchange_and_host_key(self) -> None:
         """That this sshd has."""
-        for name in known_to_openssh(KEY_EXCHANGES, "kex"):
+        programs = self.programs()
+        ssh = require_peer("ssh") if programs is None else programs / "ssh"
+        for name in known_to(ssh, KEY_EXCHANGES, "kex"):
             _, data = await self.attempt(Algorithms(key_exchanges=(name,)))
             self.assertEqual(data, DATA, name)
         for name in HOST_KEY_ALGORITHMS:

@@ -118,6 +118,7 @@ class SshAuditTests(SynchronousTestCase):
         half, and notes a rate of more than 20 a second.
         """
         self.proxy.start()
+        self.addCleanup(self.proxy.process.kill)
         self.proxy.wait_ready()
         report = self.audit_proxy()
         self.check(report)
