@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 from hypothesis import given, settings
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtunnel.wire.aes_gcm import AES_GCM_CIPHERS, AesGcm
+from rtunnel.wire.aes_gcm import AES_GCM_CIPHERS, MAX_AWAKE, AesGcm
 from rtunnel.wire.packet_cipher import join_body
 from tests.wire.ciphers import MESSAGES, PacketCipherMixin
 
@@ -112,3 +115,28 @@ class AesGcmTests(SynchronousTestCase, PacketCipherMixin):
         """No other gives the nonce of RFC 5647."""
         with self.assertRaises(ValueError):
             AesGcm(b"k" * 16, b"i" * 16)
+
+    def test_only_those_that_were_used_last_keep_what_openssl_makes_of_a_key(
+        self,
+    ) -> None:
+        """The others make it again for their next packet, which is as it should be."""
+        key, iv = b"k" * 16, b"i" * 12
+        sealers = [AesGcm(key, iv) for _ in range(MAX_AWAKE + 5)]
+        openers = [AesGcm(key, iv) for _ in range(MAX_AWAKE + 5)]
+        for sequence in range(3):
+            for sealer, opener in zip(sealers, openers, strict=True):
+                out: list[bytes] = []
+                sealer.seal(sequence, 94, b"payload", b"", b"\7" * 8, out)
+                body = opener.open(sequence, memoryview(b"".join(out)))
+                self.assertEqual(body[2:9], b"payload")
+            awake = [each for each in [*sealers, *openers] if each.is_awake]
+            self.assertLessEqual(len(awake), MAX_AWAKE)
+            self.assertTrue(sealers[-1].is_awake)
+
+    def test_a_cipher_that_is_gone_is_not_kept(self) -> None:
+        """Its key was of one connection."""
+        cipher = AesGcm(b"k" * 16, b"i" * 12)
+        gone = weakref.ref(cipher)
+        del cipher
+        gc.collect()
+        self.assertIsNone(gone())
