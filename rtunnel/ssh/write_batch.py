@@ -42,12 +42,15 @@ class WriteBatch:
         self._depth += 1
 
     def __exit__(self, *exception: object) -> None:
-        if self._depth == 1:
-            # Still open: what a flush causes to be sent is collected as well.
-            waiting = self._waiting
-            while waiting:
-                waiting.pop().flush()
-        self._depth -= 1
+        try:
+            if self._depth == 1:
+                # Still open: what a flush causes to be sent is collected as well.
+                waiting = self._waiting
+                while waiting:
+                    waiting.pop().flush()
+        finally:
+            # Whatever becomes of one output, the others must not wait for ever.
+            self._depth -= 1
 
 
 #: The one of this process: one thread reads and writes every connection.

@@ -58,3 +58,20 @@ class WriteBatchTests(SynchronousTestCase):
 
         self.assertRaises(ValueError, fail_in_block)
         self.assertEqual(self.flushed, ["one"])
+
+    def test_an_output_that_fails_does_not_hold_the_others_back(self) -> None:
+        """Neither those that wait beside it nor any that come later."""
+
+        def fail() -> None:
+            raise ValueError
+
+        def fail_at_the_end() -> None:
+            with self.batch:
+                self.batch.add(self.output("beside it"))
+                self.batch.add(Output(fail))
+
+        self.assertRaises(ValueError, fail_at_the_end)
+        self.assertFalse(self.batch.is_open)
+        with self.batch:
+            self.batch.add(self.output("later"))
+        self.assertEqual(self.flushed, ["later", "beside it"])
