@@ -417,11 +417,12 @@ class Tunnel:
             case DiscoveryRequest():
                 self._owner.discovery_received(self, message)
             case Drain():
-                self._log.info(
-                    "proxy {proxy} is leaving: {reason}",
-                    proxy=self.proxy_id,
-                    reason=printable(message.reason),
-                )
+                if self.state is not TunnelState.DRAINING:
+                    self._log.info(
+                        "proxy {proxy} is leaving: {reason}",
+                        proxy=self.proxy_id,
+                        reason=printable(message.reason),
+                    )
                 self._life.drain_received(message.seconds)
             case Replace():
                 self._replace_within(message.seconds)

@@ -236,6 +236,9 @@ ConnectionHandler`.
                 self.close(str(error))
                 return False
         if isinstance(message, Drain):
+            if self._draining:
+                # Said again it is no news, neither for the log nor for the registry.
+                return True
             self._log.info(
                 "agent {agent} of cluster {cluster} is leaving: {reason}",
                 agent=self.agent,

@@ -363,6 +363,18 @@ class DrainTests(TunnelTestCase):
         side.send(Drain("an upgrade", 20.0))
         await self.until(lambda: side.lost, REPLACE_TIMEOUT + 3)
 
+    async def test_leaving_is_logged_once_however_often_it_is_said(self) -> None:
+        """Else a proxy could fill the disk of its agents."""
+        port = self.listen_echoing()
+        _, _, side = await self.in_service(allow=[f"localhost:{port}"])
+        await side.open("", port)
+        assert side.control is not None
+        with capturedLogs() as logs:
+            for _ in range(10):
+                await side.control.send(Drain("an upgrade", 20.0))
+        said = [e for e in logs if "is leaving" in (e.get("log_format") or "")]
+        self.assertEqual(len(said), 1)
+
     async def test_stopping_agent_tells_the_proxy_and_waits(self) -> None:
         """What is open may finish; then the service has stopped."""
         port = self.listen_echoing()
