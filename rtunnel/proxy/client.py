@@ -29,6 +29,10 @@ from rtunnel.trust.identity import Identity, UserIdentity
 from rtunnel.trust.login_proof import LoginProof
 from rtunnel.wire.data_types import Reader
 
+#: Sessions of one connection that have come neither to their end nor to a target. As
+#: OpenSSH's MaxSessions.
+MAX_SESSIONS = 10
+
 
 class ClientOwner(ConnectionOwner, Protocol):
     """What a client's connection needs of the proxy."""
@@ -74,6 +78,7 @@ class Client:
         self._clock = clock
         self._connection: Connection | None = None
         self._login_proof: LoginProof | None = None
+        self._sessions: list[Session] = []
         self._connections = TargetConnections(owner, clock, proxy_id, self._left)
 
     @property
@@ -90,6 +95,8 @@ class Client:
     def connection_lost(self, reason: str) -> None:
         """The SSH connection is gone."""
         self._connection = None
+        for session in self._sessions:
+            session.end()
         self._owner.client_ended(self)
 
     def _left(self) -> bool:
@@ -109,10 +116,7 @@ class Client:
 
         :raises OpenRefused: with the sentence that ``ssh`` shows.
         """
-        if self._owner.draining:
-            raise refusals.draining()
-        if self._owner.has_lapsed(self.identity):
-            raise refusals.lapsed()
+        self._check_may_open()
         if request.kind == b"direct-tcpip":
             try:
                 target = _direct_tcpip_target(request.data)
@@ -120,20 +124,44 @@ class Client:
                 raise OpenRefused(
                     OPEN_ADMINISTRATIVELY_PROHIBITED, str(error)
                 ) from None
-            connect = await self.reach(target)
+            connect = await self._reach(target)
             return connect
         if request.kind == b"session":
-            return Session(self, self._clock).attach
+            return self._new_session().attach
         raise OpenRefused(
             OPEN_UNKNOWN_CHANNEL_TYPE,
             f"channels of type {printable(request.kind, 64)!r} are not served here",
         )
+
+    def _check_may_open(self) -> None:
+        if self._owner.draining:
+            raise refusals.draining()
+        if self._owner.has_lapsed(self.identity):
+            raise refusals.lapsed()
+
+    def _new_session(self) -> Session:
+        for session in self._sessions:
+            if not session.is_pending:
+                session.end()
+        self._sessions = [each for each in self._sessions if each.is_pending]
+        if len(self._sessions) >= MAX_SESSIONS:
+            raise refusals.too_many_sessions(MAX_SESSIONS)
+        self._sessions.append(Session(self, self._clock))
+        return self._sessions[-1]
 
     def status(self) -> dict[str, object]:
         """The status document for this user."""
         return self._owner.status_for(self.identity)
 
     async def reach(self, target: Target) -> Callable[[Stream], None]:
+        """Dial a target for a session, which may have been open for a while.
+
+        :raises OpenRefused: when it cannot be reached.
+        """
+        self._check_may_open()
+        return await self._reach(target)
+
+    async def _reach(self, target: Target) -> Callable[[Stream], None]:
         """Dial a target and give back what joins it to the client's channel.
 
         :raises OpenRefused: when it cannot be reached; this is in the audit log then.
@@ -155,7 +183,8 @@ def _direct_tcpip_target(data: bytes) -> Target:
     reader = Reader(data)
     host = reader.string()
     port = reader.uint32()
-    reader.string()
+    # Nobody looks at the originator, but the request is kept while it is dialled for.
+    reader.string(MAX_HOST_LENGTH)
     reader.uint32()
     reader.end()
     if len(host) > MAX_HOST_LENGTH:

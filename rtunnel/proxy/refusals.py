@@ -74,6 +74,15 @@ def draining() -> OpenRefused:
     )
 
 
+def too_many_sessions(limit: int) -> OpenRefused:
+    """The client has so many sessions that lead nowhere yet."""
+    return OpenRefused(
+        OPEN_RESOURCE_SHORTAGE,
+        f"{limit} sessions of this connection are open already; end one, or connect "
+        "again",
+    )
+
+
 def lapsed() -> OpenRefused:
     """The certificate or key that they logged in with is good no longer."""
     return OpenRefused(

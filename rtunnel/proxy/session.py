@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from rtunnel.errors import InvalidName, OpenRefused, ProtocolError
 from rtunnel.naming import Target, printable
@@ -56,12 +56,28 @@ class Session:
         self._clock = clock
         self._terminal = False
         self._busy = False
+        self._joined = False
+        self._channel: Channel
+        self._idle: IDelayedCall | None = None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it has come neither to its end nor to a target."""
+        if self._idle is None:
+            return True
+        return not self._joined and self._channel.is_open
 
     def attach(self, channel: Channel) -> None:
         """Serve a channel that has just been confirmed."""
         self._channel = channel
         self._idle = self._clock.callLater(IDLE_TIMEOUT, channel.abort)
         channel.on_request = self.request_received
+
+    def end(self) -> None:
+        """The client has left: if it asked for nothing, nothing is waited for."""
+        if self._idle is not None and self._idle.active():
+            self._idle.cancel()
+            self._channel.abort()
 
     def request_received(self, name: bytes, data: bytes) -> bool | Awaitable[bool]:
         """Answer a channel request (RFC 4254 sections 6.2 to 6.5)."""
@@ -75,7 +91,7 @@ class Session:
         except ProtocolError:
             return False
         self._busy = True
-        if self._idle.active():
+        if self._idle is not None and self._idle.active():
             self._idle.cancel()
         if name == b"subsystem":
             return Deferred.fromCoroutine(self._subsystem(command))
@@ -92,6 +108,7 @@ class Session:
             self._channel.write_stderr(f"rtunnel: {error}\n".encode())
             self._clock.callLater(0, self._exit, 1)
             return False
+        self._joined = True
         join(SessionStream(self._channel))
         return True
 

@@ -9,7 +9,8 @@ C6     maximum packets: at least 1 KiB
 C7     CLOSE while there is data that cannot be sent
 C8     a window: 2^32 - 1 bytes in all
 C9     data: inside the window, in packets of 32 KiB, before the end of data
-C10    open channels: 1000; opens per second, opens and requests without an answer
+C10    open channels: 1000; sessions that lead nowhere yet: 10; opens per second, opens
+       and requests without an answer
 C11    answers that nobody asked for, channels that there are not
 C12    answers: in the order of the requests
 C13    key exchanges that do not go on: little memory; the time is a limit of
@@ -27,6 +28,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
+from rtunnel.proxy.client import MAX_SESSIONS
 from rtunnel.wire.data_types import Reader, boolean, string, uint32
 from rtunnel.wire.numbers import (
     MSG_CHANNEL_CLOSE,
@@ -240,13 +242,15 @@ class CountTests(LimitTestCase):
     """C10: how many, and how fast."""
 
     def full(self) -> SocketClient:
-        """One with 1000 channels."""
+        """One with 1000 channels: sessions that are over and that it leaves open."""
         client = self.log_in()
-        for _ in range(10):
-            for _ in range(100):
-                client.request_channel()
-            for _ in range(100):
-                assert isinstance(client.answer_to_open()[1], int)
+        for _ in range(1000 // MAX_SESSIONS):
+            for number in [client.open_channel() for _ in range(MAX_SESSIONS)]:
+                help_ = request(number, b"exec", string(b"help"))
+                client.send(MSG_CHANNEL_REQUEST, help_)
+            while client.numbers().count(MSG_CHANNEL_CLOSE) < MAX_SESSIONS:
+                client.receive()
+            client.received.clear()
         return client
 
     def test_c10_open_channels(self) -> None:
@@ -256,6 +260,21 @@ class CountTests(LimitTestCase):
             refused(_SHORTAGE, "1000 channels are open on this connection already"),
             self.full,
             count=2,
+        )
+
+    def test_c10_sessions(self) -> None:
+        """10 that lead nowhere yet."""
+
+        def waiting() -> SocketClient:
+            client = self.log_in()
+            for _ in range(MAX_SESSIONS):
+                client.open_channel()
+            return client
+
+        self.pass_limit(
+            lambda client: client.request_channel(),
+            refused(_SHORTAGE, "10 sessions of this connection are open already"),
+            waiting,
         )
 
     def test_c10_opens_per_second(self) -> None:

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 
 from rtunnel.discovery.messages import DiscoveryRequest, Drain
 from rtunnel.errors import (
@@ -15,8 +16,9 @@ from rtunnel.errors import (
     OpenRefused,
     RequestFailed,
 )
+from rtunnel.proxy.client import MAX_SESSIONS
 from rtunnel.ssh.channel import Channel
-from rtunnel.wire.data_types import string
+from rtunnel.wire.data_types import string, text, uint32
 from rtunnel.wire.keys import PrivateKey
 from tests.proxy.running import EVERYTHING, Peer, ProxyTestCase, Received
 
@@ -99,6 +101,16 @@ class TunnelTests(ProxyTestCase):
         with self.assertRaises(RequestFailed):
             await channel.send_request(b"teleport", b"{}")
         self.assertFalse(agent.lost.called)
+
+    async def test_leaving_is_told_once_however_often_it_is_said(self) -> None:
+        """Else an agent could fill the disk, a short message for each long line."""
+        agent = await self.agent_in_service()
+        assert agent.control is not None
+        with capturedLogs() as logs:
+            for _ in range(10):
+                await agent.control.send(Drain("moving house", 1.0))
+        said = [e for e in logs if "is leaving" in (e.get("log_format") or "")]
+        self.assertEqual(len(said), 1)
 
     async def test_an_agent_opens_nothing_but_its_control_channel(self) -> None:
         """It is no client."""
@@ -338,9 +350,67 @@ class SessionTests(ProxyTestCase):
             _, _, succeeded = await self.run_command(b"subsystem", name)
             self.assertFalse(succeeded)
 
+    async def test_sessions_that_lead_nowhere_are_limited(self) -> None:
+        """As by OpenSSH's MaxSessions; those that have ended do not count."""
+        await self.agent_in_service()
+        client = await self.client()
+        channels = [await client.open_channel(b"session") for _ in range(MAX_SESSIONS)]
+        with self.assertRaises(OpenRefused) as caught:
+            await client.open_channel(b"session")
+        self.assertEqual(caught.exception.reason_code, 4)
+        received = Received()
+        channels[0].start(received)
+        await channels[0].send_request(b"exec", string(b"ls"))
+        await received.ended
+        another = await client.open_channel(b"session")
+        another.start(Received())
+        # What leads to a target is a connection to it, and is counted as such.
+        await another.send_request(b"subsystem", string(b"proxy:web1:22@b"))
+        await client.open_channel(b"session")
+
+    async def test_sessions_that_are_closed_at_once_leave_nothing_behind(self) -> None:
+        """Neither the timer by which they would have ended, nor the channel."""
+        client = await self.client()
+        for _ in range(3 * MAX_SESSIONS):
+            channel = await client.open_channel(b"session")
+            received = Received()
+            channel.start(received)
+            channel.write(b"nobody reads this")
+            channel.close()
+            await received.ended
+        timers = [
+            call
+            for call in self.reactor.getDelayedCalls()
+            if getattr(call.func, "__name__", "") == "abort"
+        ]
+        self.assertLessEqual(len(timers), 1)
+        # And when the client is gone trial finds no timer at all.
+
+    async def test_a_long_originator_is_refused(self) -> None:
+        """It would be kept for as long as the target does not answer."""
+        client = await self.client()
+        data = text("web1.b") + uint32(22) + text("x" * 256) + uint32(40000)
+        with self.assertRaises(OpenRefused) as caught:
+            await client.open_channel(b"direct-tcpip", data)
+        self.assertIn("255 is the limit", caught.exception.text)
+
 
 class DrainTests(ProxyTestCase):
     """SIGTERM, as far as the service goes."""
+
+    async def test_a_session_that_was_open_before_leads_nowhere_new(self) -> None:
+        """It has asked for nothing yet."""
+        await self.agent_in_service()
+        client = await self.client()
+        _, received = await self.opened(client, "web1.b")
+        session = await client.open_channel(b"session")
+        session.start(Received())
+        stopped = Deferred.fromCoroutine(self.stop_only())
+        await self.until(lambda: self.proxy.not_ready() == "draining")
+        with self.assertRaises(RequestFailed):
+            await session.send_request(b"subsystem", string(b"proxy:web1:22@b"))
+        await stopped
+        await received.ended
 
     async def test_open_connections_finish_while_nothing_new_is_taken(self) -> None:
         """Agents are told; the stop waits for the connection, and no longer."""
