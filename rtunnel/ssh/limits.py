@@ -58,8 +58,11 @@ class TransportLimits:
     :param unread_bytes: bytes, channel data not counted, that wait for a peer that
         does not read, beyond what the kernel takes.
     :param messages_at_once: messages of one peer that are acted upon before everybody
-        else has their turn. One costs 5 to 50 microseconds; a full read of bulk data
+        else has their turn. Most cost 5 to 50 microseconds; a full read of bulk data
         has fewer.
+    :param turn_seconds: seconds after which no further one is acted upon then: to open
+        a channel, or to be told why not, takes a millisecond where there is much to
+        look through.
     :param unimplemented: messages that we do not know, between two key exchanges.
     :param abort_after: seconds from our DISCONNECT until the TCP connection is cut.
     :param tcp_user_timeout: seconds that sent data may stay unacknowledged before TCP
@@ -91,6 +94,7 @@ class TransportLimits:
     held_bytes: int = _MIB
     unread_bytes: int = 512 * _KIB
     messages_at_once: int = 256
+    turn_seconds: float = 0.01
     unimplemented: int = 256
     abort_after: float = 2.0
     tcp_user_timeout: float = 20.0

@@ -184,7 +184,8 @@ class PacketTransport(TransportLifetime):
 
     def _take_packets(self) -> None:
         next_packet = self._opener.next_packet
-        left = self.limits.messages_at_once
+        seconds = self.clock.seconds
+        left, end = self.limits.messages_at_once, seconds() + self.limits.turn_seconds
         while not self._closing:
             packet = next_packet()
             if packet is None:
@@ -200,7 +201,7 @@ class PacketTransport(TransportLifetime):
             else:
                 break
             left -= 1
-            if not left:
+            if not left or seconds() > end:
                 self._rest()
                 break
 

@@ -692,6 +692,28 @@ class RunningTests(SynchronousTestCase):
         )
         self.assertEqual(clock.getDelayedCalls(), [])
 
+    def test_messages_that_take_long_leave_others_their_turn(self) -> None:
+        """10 ms of work, then the reactor goes round, and nothing is lost."""
+        raw, server, service = self.logged_in()
+        clock = cast(Clock, server.clock)
+        take = service.packetReceived
+
+        def work(number: int, payload: bytes) -> None:
+            clock.rightNow += 0.003
+            take(number, payload)
+
+        server._deliver = work  # type: ignore[assignment]
+        payloads = [uint32(number) for number in range(10)]
+        server.dataReceived(b"".join(raw.packet(80, each) for each in payloads))
+        self.assertEqual(len(service.received), 4)
+        self.assertEqual(raw.wire.producerState, "paused")
+        others: list[int] = []
+        clock.callLater(0, lambda: others.append(len(service.received)))
+        clock.advance(0)
+        self.assertEqual(others, [8])
+        self.assertEqual([payload for _, payload in service.received], payloads)
+        self.assertEqual(raw.wire.producerState, "producing")
+
     def test_a_flood_ends_with_its_connection(self) -> None:
         """Whoever ends it, and the end of the TCP connection is still noticed."""
         for end in ("disconnect", "lose"):
