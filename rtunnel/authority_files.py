@@ -84,11 +84,15 @@ def previous_path(path: Path) -> Path:
 def make_next(path: Path) -> PrivateKey:
     """The key of the next rotation; one that is there already is taken.
 
-    :raises KeyFileError: when it cannot be written or read.
+    A new one is of the same type as the key that signs now.
+
+    :param path: of the latter.
+    :raises KeyFileError: when a key cannot be written or read.
     """
     new = next_path(path)
     if not new.exists():
-        write_private(new, PrivateKey.generate().to_openssh())
+        key_type = load_private_key(path).public.algorithm
+        write_private(new, PrivateKey.generate(key_type).to_openssh())
     return load_private_key(new)
 
 

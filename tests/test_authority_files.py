@@ -29,7 +29,7 @@ from rtunnel.state_directory import (
 from rtunnel.trust.bundle import Phase, TrustBundle
 from rtunnel.trust.rotation import BACK, FORTH, AuthorityState, step
 from rtunnel.trust_files import adopt_bundle, load_bundle
-from rtunnel.wire.keys import PrivateKey
+from rtunnel.wire.keys import ECDSA_P256, ED25519, RSA, PrivateKey
 from tests.crashes import every_crash
 
 
@@ -94,6 +94,26 @@ class LoadAuthorityTests(AuthorityTestCase):
         self.assertFalse(signs_here(self.directory, USER_CA))
         self.path.write_text("nonsense")
         self.assertTrue(signs_here(self.directory, HOST_CA))
+
+
+class MakeNextTests(AuthorityTestCase):
+    """The key that a rotation leads to."""
+
+    def test_it_is_of_the_type_of_the_one_that_signs(self) -> None:
+        """The file of the authority decides."""
+        for key_type in (ED25519, ECDSA_P256, RSA):
+            write_private(
+                self.path, PrivateKey.generate(key_type).to_openssh(), force=True
+            )
+            new = make_next(self.path)
+            self.assertEqual(new.public.algorithm, key_type)
+            next_path(self.path).unlink()
+
+    def test_one_that_is_there_already_is_taken(self) -> None:
+        """Whoever wants another type puts such a key there."""
+        key = PrivateKey.generate(RSA)
+        write_private(next_path(self.path), key.to_openssh())
+        self.assertEqual(make_next(self.path).public, key.public)
 
 
 class ArrangeTests(AuthorityTestCase):

@@ -67,6 +67,7 @@ class Joining:
     :param key: to be certified.
     :param now: wall clock, seconds since the epoch.
     :param progress: hears of each step, in a sentence.
+    :ivar host_key: of the proxy that was believed last, None before.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Joining:
         self._connector = connector
         self._now = now
         self._progress = progress
+        self.host_key: PublicKey | None = None
 
     async def run(self) -> dict[str, str]:
         """Try every address, until a proxy answers.
@@ -187,6 +189,7 @@ class Joining:
         self._progress(
             f"proxy {proxy_id} is genuine, by host authority {authority.fingerprint}"
         )
+        self.host_key = certificate.key
         return certificate
 
     # From the login on.

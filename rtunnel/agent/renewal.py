@@ -127,7 +127,9 @@ class Renewal:
 
     async def _ask(self, tunnel: AskedTunnel) -> None:
         present = self._credentials.present
-        fresh = PrivateKey.generate() if self._fresh_key() else None
+        fresh = None
+        if self._fresh_key():
+            fresh = PrivateKey.generate(present.key.public.algorithm)
         request = RenewalRequest.make(
             present.certificate, present.key, self._now(), fresh
         )

@@ -12,6 +12,7 @@ from rtunnel.authority_files import load_authority
 from rtunnel.cli.filling import check_fillable, fill
 from rtunnel.cli.issuing import (
     AGENT_FILES,
+    agent_config,
     agent_files,
     check_renewable,
     check_state,
@@ -21,6 +22,7 @@ from rtunnel.cli.issuing import (
 from rtunnel.cli.options import (
     cluster_name,
     force_option,
+    key_type_option,
     out_option,
     set_option,
     state_option,
@@ -28,14 +30,16 @@ from rtunnel.cli.options import (
 )
 from rtunnel.cli.preconditions import check_agent_cluster, check_public
 from rtunnel.cli.printing import shell_path, steps, until
-from rtunnel.config import agent_toml, load_proxy
+from rtunnel.config import load_proxy
 from rtunnel.errors import ConfigError
 from rtunnel.state_directory import (
     AGENT_CA,
     AGENT_CONFIG,
     HOST_CA,
+    HOST_KEY,
     PROXY_CONFIG,
     load_certificate,
+    load_public_key,
     load_trust_anchors,
     public_path,
     write_public,
@@ -55,6 +59,7 @@ def agent() -> None:
 @click.argument("cluster", type=cluster_name)
 @state_option
 @out_option("The state directory to make; copy it to the agent's machine.")
+@key_type_option("--key-type", "the agent's key")
 @ttl_option("certificates.agent_ttl")
 @set_option
 @force_option
@@ -62,6 +67,7 @@ def sign(
     cluster: str,
     state: Path,
     out: Path,
+    key_type: bytes,
     ttl: int | None,
     settings: tuple[str, ...],
     force: bool,
@@ -74,7 +80,13 @@ def sign(
     proxies = load_proxy(state / PROXY_CONFIG)
     check_agent_cluster(cluster, proxies)
     check_public(proxies)
-    text = agent_toml({"cluster": cluster, "proxies": proxies.ssh.public}, settings)
+    host_key = public_path(state / HOST_KEY)
+    text = agent_config(
+        cluster,
+        proxies.ssh.public,
+        load_public_key(host_key)[0] if host_key.exists() else None,
+        settings,
+    )
     config = parse_agent_toml(text)
     check_state(config, out)
     if config.cluster != cluster:
@@ -87,7 +99,7 @@ def sign(
     authority = CertificateAuthority(load_authority(state, AGENT_CA), now=time.time)
     host_cas = load_trust_anchors(public_path(state / HOST_CA))
     check_fillable(out, AGENT_FILES, force=force)
-    key = PrivateKey.generate()
+    key = PrivateKey.generate(key_type)
     certificate = authority.sign_agent(
         key.public,
         cluster=cluster,

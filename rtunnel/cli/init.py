@@ -17,6 +17,7 @@ from rtunnel.cli.options import (
     cluster_name,
     dial_address,
     force_option,
+    key_type_option,
     set_option,
     state_option,
     ttl_option,
@@ -68,6 +69,8 @@ FIRST_AUTHORIZED_KEYS = """\
     help="Where agents and clients reach the proxies: the load balancer, or the one "
     "proxy. May be repeated.",
 )
+@key_type_option("--host-key-type", "the host key")
+@key_type_option("--ca-key-type", "the three authorities' keys")
 @ttl_option("certificates.proxy_ttl")
 @set_option
 @force_option
@@ -75,6 +78,8 @@ def init(
     state: Path,
     cluster: str,
     public: tuple[Address, ...],
+    host_key_type: bytes,
+    ca_key_type: bytes,
     ttl: int | None,
     settings: tuple[str, ...],
     force: bool,
@@ -99,13 +104,13 @@ def init(
             ]
         )
     make_directory(state)
-    host_ca = PrivateKey.generate()
-    host_key = PrivateKey.generate()
+    host_ca = PrivateKey.generate(ca_key_type)
+    host_key = PrivateKey.generate(host_key_type)
     certificate = sign_host_key(
         host_ca, host_key.public, str(uuid4()), config, config, ttl, [config.name]
     )
     for name, path in authorities.items():
-        key = host_ca if name == HOST_CA else PrivateKey.generate()
+        key = host_ca if name == HOST_CA else PrivateKey.generate(ca_key_type)
         write_key_pair(path, key, f"rtunnel {name} of {config.cluster}", force=force)
     write_host_key(state, host_key, certificate, force=force)
     write_public(state / PROXY_CONFIG, text, force=force)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rtunnel.authority_files import available_keys
 from rtunnel.cli.filling import NewFile
-from rtunnel.config import AgentConfig, ProxyConfig
+from rtunnel.config import Address, AgentConfig, ProxyConfig, agent_toml
 from rtunnel.config.structuring import structure
 from rtunnel.errors import CertificateError, ConfigError, KeyFileError
 from rtunnel.state_directory import (
@@ -28,8 +29,9 @@ from rtunnel.state_directory import (
     write_public,
 )
 from rtunnel.trust.authority import CertificateAuthority
+from rtunnel.wire.algorithms import HOST_KEY_ALGORITHMS
 from rtunnel.wire.certificate import Certificate, CertificateKind
-from rtunnel.wire.keys import PrivateKey, PublicKey
+from rtunnel.wire.keys import ECDSA_P256, PrivateKey, PublicKey
 
 #: The authorities that every proxy knows.
 CAS = (HOST_CA, AGENT_CA, USER_CA)
@@ -54,6 +56,27 @@ def parse_proxy_toml(text: str) -> ProxyConfig:
 def parse_agent_toml(text: str) -> AgentConfig:
     """The values of an ``agent.toml`` that was just rendered, likewise."""
     return structure(tomllib.loads(text), AgentConfig)
+
+
+def agent_config(
+    cluster: str,
+    proxies: Sequence[Address | str],
+    host_key: PublicKey | None,
+    settings: Sequence[str],
+) -> str:
+    """The text of a new ``agent.toml``.
+
+    :param proxies: where to find them.
+    :param host_key: of one of them; None when it is not known. An ECDSA key is one that
+        agents do not believe by default, so that has to be said.
+    :param settings: ``KEY=VALUE`` arguments as given to ``--set``.
+    :raises ConfigError: when one of them is wrong.
+    """
+    values: dict[str, Any] = {"cluster": cluster, "proxies": proxies}
+    if host_key is not None and host_key.algorithm == ECDSA_P256:
+        names = [name.decode("ascii") for name in HOST_KEY_ALGORITHMS]
+        values["ssh"] = {"host_key_algorithms": names}
+    return agent_toml(values, settings)
 
 
 def check_state(config: ProxyConfig | AgentConfig, directory: Path) -> None:

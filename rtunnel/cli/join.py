@@ -23,15 +23,21 @@ from rtunnel.cli.issuing import (
     AGENT_FILES,
     CAS,
     PROXY_FILES,
+    agent_config,
     agent_files,
     check_state,
     parse_agent_toml,
     parse_proxy_toml,
     proxy_files,
 )
-from rtunnel.cli.options import force_option, set_option, state_option
-from rtunnel.cli.printing import shell_path, steps, until
-from rtunnel.config import agent_toml, proxy_toml
+from rtunnel.cli.options import (
+    force_option,
+    key_type_option,
+    set_option,
+    state_option,
+)
+from rtunnel.cli.printing import host_key_note, shell_path, steps, until
+from rtunnel.config import proxy_toml
 from rtunnel.errors import CertificateError, ConfigError, JoinFailed, ProtocolError
 from rtunnel.state_directory import (
     AGENT_CONFIG,
@@ -51,9 +57,12 @@ _T = TypeVar("_T")
 @click.command()
 @click.argument("line", metavar="LINE")
 @state_option
+@key_type_option("--key-type", "the key that is made")
 @set_option
 @force_option
-def join(line: str, state: Path, settings: tuple[str, ...], force: bool) -> None:
+def join(
+    line: str, state: Path, key_type: bytes, settings: tuple[str, ...], force: bool
+) -> None:
     """Join with the line that a token is in.
 
     LINE is what `rtunnel token add` has printed, in quotes, or - to read it from
@@ -73,12 +82,12 @@ def join(line: str, state: Path, settings: tuple[str, ...], force: bool) -> None
     newcomer.check(state)
     check_fillable(state, newcomer.names, force=force)
     tls_authorities = load_authorities(newcomer.tls_authorities(state))
-    key = PrivateKey.generate()
-    answer = _run(
-        lambda reactor: _joining(reactor, parsed, key.public, tls_authorities).run()
+    key = PrivateKey.generate(key_type)
+    answer, host_key = _run(
+        lambda reactor: _joined(reactor, parsed, key.public, tls_authorities)
     )
     certificate = newcomer.certificate(answer, key.public)
-    files = newcomer.files(answer, key, certificate)
+    files = newcomer.files(answer, key, certificate, host_key)
     fill(state, files, force=force)
     click.echo(newcomer.next_steps(state, certificate))
 
@@ -90,23 +99,26 @@ class _Agent:
 
     def __init__(self, line: JoinLine, settings: tuple[str, ...]) -> None:
         self._line = line
-        self._text = agent_toml(
-            {"cluster": line.cluster, "proxies": line.addresses}, settings
-        )
+        self._settings = settings
+        # Which key the proxies have is not known yet; nothing that is checked depends
+        # on it.
+        self._config = parse_agent_toml(self._text(None))
+
+    def _text(self, host_key: PublicKey | None) -> str:
+        line = self._line
+        return agent_config(line.cluster, line.addresses, host_key, self._settings)
 
     def check(self, state: Path) -> None:
         """Refuse settings that cannot be, before anybody is asked.
 
         :raises ConfigError: when they cannot.
         """
-        config = parse_agent_toml(self._text)
-        check_state(config, state)
-        _check_cluster(config.cluster, self._line)
+        check_state(self._config, state)
+        _check_cluster(self._config.cluster, self._line)
 
     def tls_authorities(self, state: Path) -> Sequence[Path]:
         """Who vouches for the line's ``tls:`` addresses; none, the system's."""
-        config = parse_agent_toml(self._text)
-        return [state / path for path in config.tls_authorities]
+        return [state / path for path in self._config.tls_authorities]
 
     def certificate(self, answer: Mapping[str, str], key: PublicKey) -> Certificate:
         """The certificate in the answer.
@@ -119,11 +131,18 @@ class _Agent:
         return certificate
 
     def files(
-        self, answer: Mapping[str, str], key: PrivateKey, certificate: Certificate
+        self,
+        answer: Mapping[str, str],
+        key: PrivateKey,
+        certificate: Certificate,
+        host_key: PublicKey,
     ) -> list[NewFile]:
-        """What goes into the state directory."""
+        """What goes into the state directory.
+
+        :param host_key: of the proxy that has answered.
+        """
         anchors = _authority(answer, HOST_CA)
-        return agent_files(key, certificate, anchors, self._text)
+        return agent_files(key, certificate, anchors, self._text(host_key))
 
     def next_steps(self, state: Path, certificate: Certificate) -> str:
         """What to do now."""
@@ -171,10 +190,15 @@ class _Proxy:
         return certificate
 
     def files(
-        self, answer: Mapping[str, str], key: PrivateKey, certificate: Certificate
+        self,
+        answer: Mapping[str, str],
+        key: PrivateKey,
+        certificate: Certificate,
+        host_key: PublicKey,
     ) -> list[NewFile]:
         """What goes into the state directory.
 
+        :param host_key: of the proxy that has answered; its type binds nobody.
         :raises JoinFailed: when it would not do.
         """
         host_cas = _authority(answer, HOST_CA)
@@ -203,7 +227,8 @@ class _Proxy:
             f"{shell_path(state)}; its certificate is valid until "
             f"{until(certificate)} and renews itself.\n"
             f"It has the settings of the proxy that it joined at; see in {config_file} "
-            "whether ssh.listen, web.listen and registry.url hold here too.\n\n"
+            "whether ssh.listen, web.listen and registry.url hold here too.\n"
+            f"{host_key_note(certificate.key)}\n"
             + steps(("Start it:", f"twistd -n rtunnel-proxy --config {config_file}"))
         )
 
@@ -257,10 +282,11 @@ def _section(answer: Mapping[str, str], name: str) -> str:
     return text
 
 
-def _joining(
+async def _joined(
     reactor: Any, line: JoinLine, key: PublicKey, tls_authorities: Any
-) -> Joining:
-    return Joining(
+) -> tuple[dict[str, str], PublicKey]:
+    """What the proxy that let us in answers, and its host key."""
+    joining = Joining(
         line,
         key,
         reactor=reactor,
@@ -268,6 +294,9 @@ def _joining(
         now=time.time,
         progress=lambda text: click.echo(f"rtunnel: {text}", err=True),
     )
+    answer = await joining.run()
+    assert joining.host_key is not None
+    return answer, joining.host_key
 
 
 def _run(start: Callable[[Any], Coroutine[Any, Any, _T]]) -> _T:

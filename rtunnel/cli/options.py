@@ -13,6 +13,7 @@ from rtunnel.config.addresses import Address
 from rtunnel.config.checks import is_proxy_name
 from rtunnel.errors import InvalidName
 from rtunnel.naming import check_cluster, check_user
+from rtunnel.wire.keys import KEY_TYPES, NEW_RSA_BITS
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _T = TypeVar("_T")
@@ -142,6 +143,22 @@ force_option = click.option(
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON, for programs."
 )
+
+
+def key_type_option(name: str, what: str) -> Callable[[_Command], _Command]:
+    """An option for the type of a new key; its value is that type's name on the wire.
+
+    :param name: of the option.
+    :param what: whose type, to follow "The type of".
+    """
+    return click.option(
+        name,
+        type=click.Choice(list(KEY_TYPES)),
+        callback=lambda context, parameter, value: KEY_TYPES[value],
+        default=next(iter(KEY_TYPES)),
+        show_default=True,
+        help=f"The type of {what}; ecdsa is P-256, rsa has {NEW_RSA_BITS} bits.",
+    )
 
 
 def ttl_option(default: str) -> Callable[[_Command], _Command]:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rtunnel.wire.certificate import Certificate
+from rtunnel.wire.keys import ECDSA_P256, PublicKey
 
 
 def shell_path(path: Path) -> str:
@@ -18,6 +19,17 @@ def until(certificate: Certificate) -> str:
     """The end of a certificate's validity, UTC, to the minute."""
     end = datetime.fromtimestamp(certificate.valid_before, UTC)
     return end.strftime("%Y-%m-%d %H:%M UTC")
+
+
+def host_key_note(key: PublicKey) -> str:
+    """What has to be said of a proxy with this host key: a line, or nothing."""
+    if key.algorithm != ECDSA_P256:
+        return ""
+    return (
+        "Agents made before, or with the line of a proxy that has no ECDSA key, "
+        "believe it only once ssh.host_key_algorithms of their agent.toml lists "
+        "ecdsa-sha2-nistp256-cert-v01@openssh.com.\n"
+    )
 
 
 def steps(*pairs: tuple[str, str]) -> str:

@@ -23,6 +23,7 @@ from rtunnel.cli.issuing import (
 )
 from rtunnel.cli.options import (
     force_option,
+    key_type_option,
     out_option,
     proxy_name,
     set_option,
@@ -30,7 +31,7 @@ from rtunnel.cli.options import (
     ttl_option,
 )
 from rtunnel.cli.preconditions import check_shareable
-from rtunnel.cli.printing import shell_path, steps, until
+from rtunnel.cli.printing import host_key_note, shell_path, steps, until
 from rtunnel.config import ProxyConfig, load_proxy, proxy_toml
 from rtunnel.config.common_settings import common_settings
 from rtunnel.errors import ConfigError, RtunnelError
@@ -57,6 +58,7 @@ def proxy() -> None:
 @click.argument("name", type=proxy_name)
 @state_option
 @out_option("The state directory to make.")
+@key_type_option("--host-key-type", "the host key")
 @ttl_option("certificates.proxy_ttl")
 @set_option
 @force_option
@@ -64,6 +66,7 @@ def sign(
     name: str,
     state: Path,
     out: Path,
+    host_key_type: bytes,
     ttl: int | None,
     settings: tuple[str, ...],
     force: bool,
@@ -96,13 +99,13 @@ def sign(
         for ca in CAS
     }
     check_fillable(out, PROXY_FILES, force=force)
-    key = PrivateKey.generate()
+    key = PrivateKey.generate(host_key_type)
     certificate = sign_host_key(
         host_ca, key.public, str(uuid4()), config, first, ttl, [config.name]
     )
     files = proxy_files(key, certificate, authorities, people, text)
     fill(out, files, force=force)
-    click.echo(_next_steps(first, config, out))
+    click.echo(_next_steps(first, config, out, host_key_note(key.public)))
 
 
 @proxy.command()
@@ -157,7 +160,7 @@ def _registry_file(config: ProxyConfig, directory: Path) -> Path:
     return (directory / config.registry.url.removeprefix("sqlite:")).resolve()
 
 
-def _next_steps(first: ProxyConfig, config: ProxyConfig, out: Path) -> str:
+def _next_steps(first: ProxyConfig, config: ProxyConfig, out: Path, note: str) -> str:
     lines = [f"Proxy {config.name} of cluster {config.cluster} is ready in "]
     lines[0] += f"{shell_path(out)}."
     shared, own = _registry_file(first, first.state), _registry_file(config, out)
@@ -179,5 +182,7 @@ def _next_steps(first: ProxyConfig, config: ProxyConfig, out: Path) -> str:
                 f"{first.name} listens on {', '.join(busy)} too: on one machine each "
                 "proxy needs its own; change ssh.listen and web.listen."
             )
+    if note:
+        lines.append(note.rstrip())
     command = f"twistd -n rtunnel-proxy --config {shell_path(out / PROXY_CONFIG)}"
     return "\n".join(lines) + "\n\n" + steps(("Start it:", command))

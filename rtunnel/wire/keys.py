@@ -50,9 +50,16 @@ SIGNATURE_ALGORITHMS: dict[bytes, tuple[bytes, ...]] = {
     RSA: (RSA_SHA512, RSA_SHA256),
 }
 
+#: The types that :meth:`PrivateKey.generate` makes, by what ``ssh-keygen -t`` calls
+#: them.
+KEY_TYPES: dict[str, bytes] = {"ed25519": ED25519, "ecdsa": ECDSA_P256, "rsa": RSA}
+
 #: Bits in an RSA modulus. Fewer is weak; more makes each signature cost us too much.
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 8192
+
+#: Bits in an RSA key that we make, as many as ``ssh-keygen`` takes.
+NEW_RSA_BITS = 3072
 
 #: Bytes in a public key blob; RSA of 8192 bits needs about 1050.
 MAX_PUBLIC_KEY_LENGTH = 4096
@@ -63,6 +70,7 @@ MAX_SIGNATURE_LENGTH = 2048
 
 _CURVE = b"nistp256"
 _CURVE_ORDER_LENGTH = 33
+_RSA_EXPONENT = 65537
 _MAX_RSA_EXPONENT = 2**31 - 1
 _MAX_APPLICATION_LENGTH = 1024
 _USER_PRESENT = 0x01
@@ -198,9 +206,22 @@ class PrivateKey:
     _signer: _Signer
 
     @classmethod
-    def generate(cls) -> PrivateKey:
-        """A new Ed25519 key from the system's randomness."""
-        return cls._from_signer(Ed25519PrivateKey.generate())
+    def generate(cls, key_type: bytes = ED25519) -> PrivateKey:
+        """A new key from the system's randomness; RSA takes a fraction of a second.
+
+        :param key_type: one of the values of :data:`KEY_TYPES`.
+        :raises ValueError: for another.
+        """
+        match key_type:
+            case b"ssh-ed25519":
+                return cls._from_signer(Ed25519PrivateKey.generate())
+            case b"ecdsa-sha2-nistp256":
+                return cls._from_signer(ec.generate_private_key(ec.SECP256R1()))
+            case b"ssh-rsa":
+                return cls._from_signer(
+                    rsa.generate_private_key(_RSA_EXPONENT, NEW_RSA_BITS)
+                )
+        raise ValueError(f"keys of type {key_type!r} are not made here")
 
     @classmethod
     def from_openssh(cls, data: bytes) -> PrivateKey:

@@ -36,7 +36,7 @@ from rtunnel.trust.bundle import Phase
 from rtunnel.trust.rotation import AuthorityState, step
 from rtunnel.wire.certificate import Certificate
 from rtunnel.wire.data_types import text
-from rtunnel.wire.keys import PrivateKey
+from rtunnel.wire.keys import ECDSA_P256, PrivateKey
 from tests.agent.proxies import INSTANCE, NOW, AgentTestCase, FakeProxy, Side
 
 
@@ -153,6 +153,25 @@ class RenewalTests(TrustTestCase):
         await self.until(lambda: len(proxy.sides) == 2 and len(proxy.tunnels) == 1)
         self.assertNotEqual(self.stored.key, before)
         self.assertEqual(load_private_key(self.path).public, self.stored.key)
+
+    async def test_a_fresh_key_is_of_the_type_of_the_old_one(self) -> None:
+        """Proxies may take no other."""
+        key = PrivateKey.generate(ECDSA_P256)
+        certificate = self.agent_ca.sign_agent(
+            key.public, cluster="b", instance=INSTANCE, validity=3600
+        )
+        write_key_pair(self.path, key, "agent", force=True)
+        self.write_certificate(certificate)
+        self.credentials = attrs.evolve(
+            self.credentials, key=key, certificate=certificate
+        )
+        proxy = self.make_proxy()
+        self.start(proxy, renewal=RenewalConfig(fresh_key=True))
+        await self.until(lambda: proxy.tunnels)
+        proxy.sides[0].send(RenewalDue("test", 0.0))
+        await self.until(lambda: len(proxy.sides) == 2 and len(proxy.tunnels) == 1)
+        self.assertNotEqual(self.stored.key, key.public)
+        self.assertEqual(self.stored.key.algorithm, ECDSA_P256)
 
     async def test_what_is_open_on_the_old_tunnel_goes_on(self) -> None:
         """For as long as it lasts; a dial that was under way is still served."""

@@ -12,6 +12,7 @@ from rtunnel.state_directory import (
     load_trust_anchors,
 )
 from rtunnel.wire.certificate import CertificateKind
+from rtunnel.wire.keys import KEY_TYPES
 from tests.cli.running import CommandTestCase
 from tests.interop.peers import require_peer
 from tests.interop.processes import run
@@ -59,6 +60,27 @@ class AgentSignTests(CommandTestCase):
         )
         self.assertEqual(certificate.principals, ("b",))
         self.assertApproximates(certificate.valid_before, time.time() + 86400, 60)
+
+    def test_the_key_is_of_the_type_that_was_asked_for(self) -> None:
+        """And the certificate for it."""
+        for name, key_type in KEY_TYPES.items():
+            self.sign("--force", "--key-type", name)
+            credentials = load_agent_credentials(self.out, "b", time.time())
+            self.assertEqual(credentials.key.public.algorithm, key_type)
+
+    def test_an_ecdsa_host_key_is_listed_where_proxies_have_one(self) -> None:
+        """Agents believe none unless told to; what ``--set`` says comes first."""
+        certified = b"ecdsa-sha2-nistp256-cert-v01@openssh.com"
+        for name in KEY_TYPES:
+            self.init("--force", "--host-key-type", name)
+            self.sign("--force")
+            algorithms = load_agent(self.out / "agent.toml").ssh.algorithms
+            self.assertEqual(certified in algorithms.host_keys, name == "ecdsa")
+            self.assertIn(b"ssh-ed25519-cert-v01@openssh.com", algorithms.host_keys)
+        self.init("--force", "--host-key-type", "ecdsa")
+        self.sign("--force", "--set", 'ssh.host_key_algorithms=["ssh-ed25519"]')
+        algorithms = load_agent(self.out / "agent.toml").ssh.algorithms
+        self.assertEqual(algorithms.host_keys, (b"ssh-ed25519",))
 
     def test_agents_differ_in_their_ids(self) -> None:
         """Several may serve one cluster."""

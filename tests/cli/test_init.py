@@ -9,6 +9,7 @@ from uuid import UUID
 
 from rtunnel.config import load_proxy
 from rtunnel.state_directory import load_certificate, load_proxy_credentials
+from rtunnel.wire.keys import KEY_TYPES
 from tests.cli.running import CommandTestCase
 from tests.interop.peers import require_peer
 from tests.interop.processes import run
@@ -55,6 +56,37 @@ class InitTests(CommandTestCase):
             credentials.key.public,
         }
         self.assertEqual(len(every), 4)
+
+    def test_keys_are_of_the_type_that_was_asked_for(self) -> None:
+        """That of the host key, and that of the authorities; Ed25519 without a word."""
+        types = ("ed25519", "ecdsa", "rsa")
+        for host, authority in (("", ""), *zip(types, types[1:] + types, strict=False)):
+            self.init(
+                "--force",
+                *(("--host-key-type", host) if host else ()),
+                *(("--ca-key-type", authority) if authority else ()),
+            )
+            credentials = load_proxy_credentials(self.state, "a", time.time())
+            self.assertEqual(
+                credentials.key.public.algorithm, KEY_TYPES[host or "ed25519"]
+            )
+            for key in (
+                *credentials.host_cas,
+                *credentials.agent_cas,
+                *credentials.user_cas,
+            ):
+                self.assertEqual(key.algorithm, KEY_TYPES[authority or "ed25519"])
+
+    def test_a_type_that_there_is_not_is_wrong_usage(self) -> None:
+        """Those that there are are named."""
+        for option in ("--host-key-type", "--ca-key-type"):
+            err = self.assert_wrong_usage(
+                *("init", "--state", self.state, "--cluster", "a"),
+                *("--public", LB, option, "dsa"),
+            )
+            for text in (option, "ed25519", "ecdsa", "rsa"):
+                self.assertIn(text, err)
+            self.assertFalse(self.state.exists())
 
     def test_certificate_names_every_public_host(self) -> None:
         """Without ports and brackets, each once; and the advertised ones."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rtunnel.config import load_proxy
 from rtunnel.state_directory import load_certificate, load_proxy_credentials
+from rtunnel.wire.keys import KEY_TYPES
 from tests.cli.running import CommandTestCase
 
 
@@ -44,6 +45,16 @@ class ProxySignTests(CommandTestCase):
         self.assertEqual(
             second.certificate.principals[1:], ("a", "lb.example.com", "proxy-2")
         )
+
+    def test_the_host_key_is_of_the_type_that_was_asked_for(self) -> None:
+        """Whatever that of the first proxy is; what that means for agents is said."""
+        for name, key_type in KEY_TYPES.items():
+            printed = self.sign("--force", "--host-key-type", name)
+            credentials = load_proxy_credentials(self.out, "a", time.time())
+            self.assertEqual(credentials.key.public.algorithm, key_type)
+            self.assertEqual(
+                "ecdsa-sha2-nistp256-cert-v01@openssh.com" in printed, name == "ecdsa"
+            )
 
     def test_no_authority_leaves_its_directory(self) -> None:
         """Only public keys are copied; the host key is the one private file."""

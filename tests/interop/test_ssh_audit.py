@@ -61,7 +61,8 @@ class SshAuditTests(SynchronousTestCase):
         self.public = f"{LOOPBACK}:{self.proxy.port}"
         state = ("--state", self.proxy.state, "--cluster", "a")
         words = settings(self.proxy.settings(advertise=False))
-        run(rtunnel("init", *state, "--public", self.public, *words))
+        self.init: list[str | Path] = ["init", *state, "--public", self.public, *words]
+        run(rtunnel(*self.init))
 
     def command(self, *words: str | Path) -> list[str]:
         """A command line of ssh-audit that prints JSON."""
@@ -122,12 +123,28 @@ class SshAuditTests(SynchronousTestCase):
         self.proxy.wait_ready()
         report = self.audit_proxy()
         self.check(report)
+        keys = {entry["algorithm"] for entry in report["key"]}
+        self.assertIn("ssh-ed25519", keys)
         offered = {entry["algorithm"] for entry in report["kex"]}
         # Without these there is no rate test, and it shows nothing.
         self.assertIn("curve25519-sha256", offered)
         policy = self.audit_proxy("-P", HERE / "ssh-audit-proxy.txt")
         self.assertEqual((policy["errors"], policy["passed"]), ([], True))
         self.check_login()
+
+    def test_proxy_with_rsa_keys(self) -> None:
+        """The same, with no word about the keys either."""
+        types = ("--host-key-type", "rsa", "--ca-key-type", "rsa")
+        run(rtunnel(*self.init, *types, "--force"))
+        self.proxy.start()
+        self.addCleanup(self.proxy.process.kill)
+        self.proxy.wait_ready()
+        report = self.audit_proxy()
+        self.check(report)
+        keys = {entry["algorithm"] for entry in report["key"]}
+        self.assertIn("rsa-sha2-512-cert-v01@openssh.com", keys)
+        policy = self.audit_proxy("-P", HERE / "ssh-audit-proxy-rsa.txt")
+        self.assertEqual((policy["errors"], policy["passed"]), ([], True))
 
     def check_login(self) -> None:
         """A person gets in, from the very address that has just been slowed down."""

@@ -19,6 +19,7 @@ from rtunnel.wire.keys import (
     ECDSA_P256,
     ED25519,
     MAX_PUBLIC_KEY_LENGTH,
+    NEW_RSA_BITS,
     RSA,
     RSA_SHA256,
     RSA_SHA512,
@@ -27,6 +28,7 @@ from rtunnel.wire.keys import (
     PrivateKey,
     PublicKey,
 )
+from rtunnel.wire.keys import KEY_TYPES as NAMED_KEY_TYPES
 from tests.wire.examples import (
     KEY_TYPES,
     SecurityKey,
@@ -339,6 +341,23 @@ class PrivateKeyTests(SynchronousTestCase):
         one, two = PrivateKey.generate(), PrivateKey.generate()
         self.assertNotEqual(one.public, two.public)
         self.assertEqual(one.public.algorithm, ED25519)
+
+    def test_every_type_can_be_made(self) -> None:
+        """By the names of ``ssh-keygen``, RSA of as many bits as there; no other."""
+        for key_type in NAMED_KEY_TYPES.values():
+            key = PrivateKey.generate(key_type)
+            self.assertEqual(key.public.algorithm, key_type)
+            self.assertEqual(
+                PrivateKey.from_openssh(key.to_openssh()).public, key.public
+            )
+        self.assertEqual(set(NAMED_KEY_TYPES), {"ed25519", "ecdsa", "rsa"})
+        reader = Reader(PrivateKey.generate(RSA).public.blob)
+        self.assertEqual(reader.string(), RSA)
+        self.assertEqual(reader.mpint(8), 65537)
+        self.assertEqual(reader.mpint(1024).bit_length(), NEW_RSA_BITS)
+        for other in (b"ssh-dss", SK_ED25519, RSA_SHA512):
+            with self.assertRaisesRegex(ValueError, "are not made here"):
+                PrivateKey.generate(other)
 
     def test_an_encrypted_file_is_refused_with_what_to_do(self) -> None:
         """We cannot ask for a passphrase."""
