@@ -57,23 +57,35 @@ def reference_gcm(
 class ReferenceTests(SynchronousTestCase):
     """The yardstick itself."""
 
-    def test_agrees_with_the_published_vector(self) -> None:
-        """Test case 4 of McGrew and Viega, "The Galois/Counter Mode of Operation"."""
-        ciphertext, tag = reference_gcm(
-            bytes.fromhex("feffe9928665731c6d6a8f9467308308"),
-            bytes.fromhex("cafebabefacedbaddecaf888"),
-            bytes.fromhex(
-                "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
-                "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"
+    def test_agrees_with_the_published_vectors(self) -> None:
+        """Test cases 4 and 16 of McGrew and Viega, "The Galois/Counter Mode of
+        Operation": the same with 128 and 256 bits."""
+        half = bytes.fromhex("feffe9928665731c6d6a8f9467308308")
+        for key, expected, expected_tag in (
+            (
+                half,
+                "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e"
+                "21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d58e091",
+                "5bc94fbc3221a5db94fae95ae7121a47",
             ),
-            bytes.fromhex("feedfacedeadbeeffeedfacedeadbeefabaddad2"),
-        )
-        self.assertEqual(
-            ciphertext.hex(),
-            "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e"
-            "21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d58e091",
-        )
-        self.assertEqual(tag.hex(), "5bc94fbc3221a5db94fae95ae7121a47")
+            (
+                half * 2,
+                "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa"
+                "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662",
+                "76fc6ece0f4e1768cddf8853bb2d551b",
+            ),
+        ):
+            ciphertext, tag = reference_gcm(
+                key,
+                bytes.fromhex("cafebabefacedbaddecaf888"),
+                bytes.fromhex(
+                    "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
+                    "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"
+                ),
+                bytes.fromhex("feedfacedeadbeeffeedfacedeadbeefabaddad2"),
+            )
+            self.assertEqual(ciphertext.hex(), expected)
+            self.assertEqual(tag.hex(), expected_tag)
 
 
 class AesGcmTests(SynchronousTestCase, PacketCipherMixin):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
+from types import SimpleNamespace
 
 from cryptography.hazmat.primitives.asymmetric.mlkem import (
     MLKEM768PrivateKey,
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.errors import DISCONNECT_KEY_EXCHANGE_FAILED, ProtocolError
+from rtunnel.wire import key_exchange
 from rtunnel.wire.data_types import mpint, string
 from rtunnel.wire.key_exchange import (
     CURVE25519,
@@ -28,6 +31,32 @@ from rtunnel.wire.key_exchange import (
     Transcript,
     derive_key,
 )
+
+#: Private key, the other's public value and the secret, of RFC 7748 section 5.2.
+X25519_VECTORS = [
+    (
+        "a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4",
+        "e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c",
+        "c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552",
+    ),
+    (
+        "4b66e9d4d1b4673c5ad22691957d6af5c11b6421e0ea01d42ca4169e7918ba0d",
+        "e5210f12786811d3f4b7959d0538ae2c31dbe7106fc03c3efc4cd549c715a493",
+        "95cbde9476e8907d7aade45cb4b873f88b595a68799fa152e6f8f7647aac7957",
+    ),
+    (
+        "09" + "00" * 31,
+        "09" + "00" * 31,
+        "422c8e7a6227d7bca1350b3e2bb7279f7897b87bb6854b783c60e80311ae3079",
+    ),
+]
+
+
+def ml_kem_vector() -> dict[str, bytes]:
+    """The fields of the published vector beside this module."""
+    lines = Path(__file__).with_name("kat_MLKEM_768.rsp").read_text().splitlines()
+    fields = (line.split(" = ") for line in lines if not line.startswith("#"))
+    return {name: bytes.fromhex(value) for name, value in fields}
 
 
 class KeyExchangeTests(SynchronousTestCase):
@@ -136,6 +165,57 @@ class KeyExchangeTests(SynchronousTestCase):
         with self.assertRaises(ProtocolError) as caught:
             call(value)
         self.assertEqual(caught.exception.reason_code, DISCONNECT_KEY_EXCHANGE_FAILED)
+
+
+class PublishedVectorTests(SynchronousTestCase):
+    """The same with keys and values that others have published."""
+
+    def use(self, **keys: object) -> None:
+        """Let the module find these keys where it makes new ones."""
+        for name, key in keys.items():
+            self.patch(key_exchange, name, SimpleNamespace(generate=lambda k=key: k))
+
+    def test_curve25519_on_both_sides(self) -> None:
+        """RFC 7748 section 5.2; the first two secrets need a zero in front."""
+        for scalar, value, result in X25519_VECTORS:
+            public, shared = bytes.fromhex(value), bytes.fromhex(result)
+            self.use(
+                X25519PrivateKey=X25519PrivateKey.from_private_bytes(
+                    bytes.fromhex(scalar)
+                )
+            )
+            zero = b"\0" if shared[0] & 0x80 else b""
+            for name in (CURVE25519, CURVE25519_LIBSSH):
+                algorithm = KEY_EXCHANGES[name]
+                secret = string(zero + shared)
+                self.assertEqual(algorithm.start().finish(public), secret)
+                self.assertEqual(algorithm.answer(public)[1], secret)
+
+    def test_the_hybrid_client(self) -> None:
+        """A vector of ML-KEM-768 beside the first one of X25519.
+
+        A ciphertext that is none gives a secret that nobody else has, and no error
+        (FIPS 203 section 6.3).
+        """
+        scalar, value, result = X25519_VECTORS[0]
+        vector = ml_kem_vector()
+        classical = X25519PrivateKey.from_private_bytes(bytes.fromhex(scalar))
+        self.use(
+            X25519PrivateKey=classical,
+            MLKEM768PrivateKey=MLKEM768PrivateKey.from_seed_bytes(
+                vector["d"] + vector["z"]
+            ),
+        )
+        client = KEY_EXCHANGES[MLKEM768_X25519].start()
+        self.assertEqual(
+            client.public, vector["pk"] + classical.public_key().public_bytes_raw()
+        )
+        for ciphertext, secret in (("ct", "ss"), ("ct_n", "ss_n")):
+            both = vector[secret] + bytes.fromhex(result)
+            self.assertEqual(
+                client.finish(vector[ciphertext] + bytes.fromhex(value)),
+                string(hashlib.sha256(both).digest()),
+            )
 
 
 class TranscriptTests(SynchronousTestCase):
