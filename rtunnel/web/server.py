@@ -14,16 +14,23 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from rtunnel.errors import ConfigError, RtunnelError
 from rtunnel.naming import printable
 
-#: Seconds that a connection may be silent.
+#: Seconds that a connection may be there before a request is complete, and again after
+#: each answer.
 IDLE_TIMEOUT = 15.0
+
+#: Connections at a time. One more costs the oldest its place, so that nobody can keep
+#: a balancer out by holding connections.
+MAX_CONNECTIONS = 100
 
 #: Bytes in the body of a request.
 MAX_BODY = 64 * 1024
@@ -168,8 +175,40 @@ def _send(request: Request, response: Response) -> None:
     request.finish()
 
 
+class _Channel(HTTPChannel):
+    """A connection whose time does not begin anew with every byte."""
+
+    site: _QuietSite
+    transport: Any
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.site.channels[self] = None
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.site.channels.pop(self, None)
+        super().connectionLost(reason)
+
+    def resetTimeout(self) -> None:
+        """Called for what comes. Else a byte now and then would be enough to stay."""
+
+
 class _QuietSite(Site):
     noisy = False
+    # Without Twisted's wrapper, which is there for HTTP/2.
+    protocol = _Channel  # type: ignore[assignment]
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        #: The connections there are, the oldest first.
+        self.channels: dict[_Channel, None] = {}
+
+    def buildProtocol(self, addr: Any) -> Any:
+        while len(self.channels) >= MAX_CONNECTIONS:
+            oldest = next(iter(self.channels))
+            del self.channels[oldest]
+            oldest.transport.abortConnection()
+        return super().buildProtocol(addr)
 
     def log(self, request: object) -> None:
         """A balancer that asks every second is no news."""

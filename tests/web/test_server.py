@@ -19,6 +19,7 @@ from rtunnel.errors import ConfigError, RtunnelError
 from rtunnel.web.server import (
     IDLE_TIMEOUT,
     MAX_BODY,
+    MAX_CONNECTIONS,
     Response,
     Routes,
     WithBody,
@@ -218,6 +219,45 @@ class SiteTests(SynchronousTestCase):
         self.assertFalse(self.transport.disconnecting)
         self.clock.advance(2)
         self.assertTrue(self.transport.disconnecting)
+
+    def test_a_connection_that_dawdles_ends_as_well(self) -> None:
+        """A byte now and then does not prolong it; an answer does."""
+        for _ in range(2):
+            self.clock.advance(IDLE_TIMEOUT - 1)
+            self.assertEqual(self.ask("GET", "/here").status, 200)
+        self.protocol.dataReceived(b"GET /here HTTP/1.1\r\n")
+        for _ in range(int(IDLE_TIMEOUT)):
+            self.clock.advance(1)
+            self.protocol.dataReceived(b"x: y\r\n")
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_an_answer_may_take_longer(self) -> None:
+        """The client has done its part."""
+        self.ask_nothing("POST", "/wait")
+        self.clock.advance(IDLE_TIMEOUT + 1)
+        self.assertFalse(self.transport.disconnecting)
+        WAITING.pop().callback(Response(200, {"late": True}))
+        self.assertEqual(Reply(self.transport.value()).json(), {"late": True})
+
+    def test_the_oldest_connection_makes_room_for_one_too_many(self) -> None:
+        """Else whoever holds as many would keep the balancer out."""
+
+        def connect() -> StringTransport:
+            protocol = self.site.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1))
+            assert protocol is not None
+            transport = StringTransport()
+            protocol.makeConnection(transport)
+            self.addCleanup(protocol.connectionLost, Failure(ConnectionDone()))
+            return transport
+
+        others = [connect() for _ in range(MAX_CONNECTIONS - 1)]
+        self.assertFalse(self.transport.disconnected)
+        connect()
+        self.assertTrue(self.transport.disconnected)
+        self.assertFalse(others[0].disconnected)
+        connect()
+        self.assertTrue(others[0].disconnected)
+        self.assertFalse(others[1].disconnected)
 
     def test_requests_are_not_logged(self) -> None:
         """A balancer asks every second, and may ask in strange words."""
