@@ -1,4 +1,4 @@
-"""Run the benchmarks: ``python -m benchmarks [--quick] [--json FILE] [--plots DIR]``.
+"""Run the benchmarks: ``python -m benchmarks``; ``--help`` says how to choose.
 
 Every system is started first; then each measure takes its turns, A B C, C B A, so that
 what else the machine does meanwhile falls on all of them. What counts is the ratio.
@@ -17,6 +17,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
+
 from benchmarks import report
 from benchmarks.measures.idle_memory import CHANNELS, TUNNELS
 from benchmarks.measures.interface import QUICK, Measure, Scale
@@ -29,7 +31,7 @@ from benchmarks.plots import draw
 from benchmarks.systems.asyncssh import AsyncSSH
 from benchmarks.systems.interface import System
 from benchmarks.systems.openssh import OpenSSH
-from benchmarks.systems.ours import Ours
+from benchmarks.systems.ours import Ours, of_checkout
 
 Series = dict[str, dict[str, dict[str, list[float]]]]
 
@@ -110,13 +112,25 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="less of everything")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     parser.add_argument("--plots", type=Path, help="draw SVG files in this directory")
-    parser.add_argument("--only", default="", help="measures whose names contain this")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="measures whose names contain one of these words, a comma between",
+    )
     parser.add_argument("--without", default="", help="systems to leave out")
+    parser.add_argument(
+        "--against", type=Path, metavar="DIR", help="another checkout, to compare with"
+    )
+    parser.add_argument("--rounds", type=int, help="of every measure")
     options = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     scale = QUICK if options.quick else Scale()
-    kinds: tuple[type[System], ...] = (OpenSSH, AsyncSSH, Ours)
+    if options.rounds is not None:
+        scale = attrs.evolve(scale, rounds=options.rounds)
+    kinds: list[type[System]] = [OpenSSH, AsyncSSH, Ours]
+    if options.against is not None:
+        kinds.append(of_checkout(options.against))
     series: Series = {}
     place = Place()
     try:
@@ -124,7 +138,7 @@ def main() -> None:
             kind(place) for kind in kinds if kind.name not in options.without.split(",")
         ]
         for measure in all_measures():
-            if options.only in measure.name:
+            if any(word in measure.name for word in options.only.split(",")):
                 begun = time.perf_counter()
                 take_turns(measure, systems, scale, place, series)
                 seconds = time.perf_counter() - begun

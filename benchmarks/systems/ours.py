@@ -9,10 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.place import Place
 from benchmarks.systems.interface import Login, Way
-from tests.interop.processes import Process, free_port, run, wait_until
+from tests.interop.processes import ROOT, Process, free_port, run, wait_until
 from tests.interop.programs import rtunnel, settings, twistd
 
 _HOSTS = """\
@@ -30,9 +31,14 @@ class Deployment:
     """One proxy and one agent.
 
     The limits on strangers are those of a proxy that expects storms from one address.
+
+    :param checkout: whose code they run.
     """
 
-    def __init__(self, place: Place, name: str, proxy: Sequence[object] = ()) -> None:
+    def __init__(
+        self, place: Place, name: str, checkout: Path, proxy: Sequence[object] = ()
+    ) -> None:
+        code: list[Any] = ["env", f"PYTHONPATH={checkout}"]
         self.state = place.directory / name
         self.port = free_port()
         endpoint = f"tcp:{self.port}:interface=127.0.0.1:backlog=4096"
@@ -46,14 +52,16 @@ class Deployment:
         ]
         public = f"127.0.0.1:{self.port}"
         run(
-            rtunnel(
+            code
+            + rtunnel(
                 *("init", "--state", self.state, "--cluster", "a"),
                 *("--public", public, *settings(proxy_settings)),
             )
         )
         agent_state = place.directory / f"{name}-agent"
         run(
-            rtunnel(
+            code
+            + rtunnel(
                 *("agent", "sign", "b", "--state", self.state, "--out", agent_state),
                 *settings(['allow=["localhost:*"]']),
             )
@@ -62,10 +70,11 @@ class Deployment:
         command: list[object] = [*twistd("rtunnel-proxy", config)]
         if proxy:
             command = [sys.executable, "-m", "benchmarks.tunnel_entry", config, *proxy]
-        self.proxy = place.start(name, command)
+        self.proxy = place.start(name, code + command)
         self.proxy.wait_for_port(self.port)
         self.agent = place.start(
-            f"{name}-agent-log", twistd("rtunnel-agent", agent_state / "agent.toml")
+            f"{name}-agent-log",
+            code + twistd("rtunnel-agent", agent_state / "agent.toml"),
         )
         self._wait_in_service(self.proxy)
 
@@ -80,23 +89,28 @@ class Ours:
     """
 
     name = "rtunnel"
+    #: Whose code runs.
+    checkout = ROOT
 
     jump_command: Sequence[str] | None
     ways: Mapping[str, Way]
 
     def __init__(self, place: Place) -> None:
         tunnel, relay, jump = (free_port() for _ in range(3))
-        entry = Deployment(place, "rtunnel-entry", [tunnel, place.target_port])
-        main = Deployment(place, "rtunnel-proxy")
+        name, checkout = self.name, self.checkout
+        entry = Deployment(
+            place, f"{name}-entry", checkout, [tunnel, place.target_port]
+        )
+        main = Deployment(place, f"{name}-proxy", checkout)
         certificate = self._sign_user(place, main)
         ssh = place.ssh(
             _HOSTS.format(
                 proxy=main.port, inner=place.inner_port, certificate=certificate
             ),
-            "rtunnel.config",
+            f"{name}.config",
         )
         client = place.forward(
-            "rtunnel-client",
+            f"{name}-client",
             [
                 *(*ssh, "-N", "proxy"),
                 *("-L", f"127.0.0.1:{relay}:localhost.b:{place.target_port}"),
@@ -104,7 +118,7 @@ class Ours:
             relay,
         )
         place.forward(
-            "rtunnel-jump",
+            f"{name}-jump",
             [
                 *(*ssh, "-N", "localhost.b"),
                 *("-L", f"127.0.0.1:{jump}:127.0.0.1:{place.target_port}"),
@@ -125,8 +139,7 @@ class Ours:
         )
         self.jump_command = [*ssh, "localhost.b", "true"]
 
-    @staticmethod
-    def _sign_user(place: Place, deployment: Deployment) -> Path:
+    def _sign_user(self, place: Place, deployment: Deployment) -> Path:
         public = place.key.with_suffix(".pub")
         run(
             rtunnel(
@@ -134,4 +147,18 @@ class Ours:
                 *("--key", public, "--ttl", "1h"),
             )
         )
-        return place.key.with_name(place.key.name + "-cert.pub")
+        signed = place.key.with_name(place.key.name + "-cert.pub")
+        return signed.rename(place.directory / f"{self.name}-cert.pub")
+
+
+def of_checkout(checkout: Path) -> type[Ours]:
+    """The same, running the code of another checkout.
+
+    :param checkout: its directory. It runs on our Python, with what is installed there.
+    """
+
+    class Other(Ours):
+        name = "other"
+
+    Other.checkout = checkout.resolve()
+    return Other
