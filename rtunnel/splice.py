@@ -40,7 +40,10 @@ class BufferReceiver(StreamReceiver, Protocol):
     """A receiver that keeps no data, and so can do with memory that is used again."""
 
     def buffer_received(self, data: memoryview) -> None:
-        """Called in place of ``data_received``; ``data`` is gone when this returns."""
+        """Called in place of ``data_received``; ``data`` is gone when this returns.
+
+        It may be in :class:`~rtunnel.wire.passing_memory.PassingMemory`.
+        """
 
 
 def deliver(receiver: StreamReceiver, data: Buffer) -> None:

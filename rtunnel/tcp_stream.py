@@ -38,6 +38,8 @@ from rtunnel.errors import (
 from rtunnel.splice import StreamReceiver, deliver
 from rtunnel.wire.byte_queue import ByteQueue
 from rtunnel.wire.packet_cipher import Buffer
+from rtunnel.wire.packet_run import OVERHEAD
+from rtunnel.wire.passing_memory import PassingMemory
 
 #: Seconds of silence before the first keepalive probe, and between the others.
 KEEPALIVE_IDLE = 60
@@ -52,9 +54,9 @@ _PIECE = 65536
 #: Bytes read at a time, where Twisted can be passed by: one packet's.
 READ_SIZE = 256 * 1024
 
-#: Where they are read to. One for all streams: what came is delivered, or copied,
-#: before the next read.
-_received = memoryview(bytearray(READ_SIZE))
+#: Where they are read to, with room around for what makes a packet of them. One for
+#: all streams: what came is delivered, or copied, before the next read.
+_received = memoryview(PassingMemory(READ_SIZE + 2 * OVERHEAD))[OVERHEAD:-OVERHEAD]
 
 
 @implementer(IHalfCloseableProtocol, IConsumer, IPushProducer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class BufferPool:
     """Buffers of one size that nobody has at the moment.
@@ -10,11 +12,18 @@ class BufferPool:
 
     :param size: bytes of each; who wants more gets a larger one.
     :param spare: how many of them are kept.
+    :param allocate: so many bytes of memory.
     """
 
-    __slots__ = ("_size", "_spare", "_spares")
+    __slots__ = ("_allocate", "_size", "_spare", "_spares")
 
-    def __init__(self, size: int, spare: int = 4) -> None:
+    def __init__(
+        self,
+        size: int,
+        spare: int = 4,
+        allocate: Callable[[int], bytearray] = bytearray,
+    ) -> None:
+        self._allocate = allocate
         self._size = size
         self._spare = spare
         self._spares: list[memoryview] = []
@@ -23,7 +32,7 @@ class BufferPool:
         """A buffer of at least ``size`` bytes, the caller's until it gives it back."""
         if self._spares and len(self._spares[-1]) >= size:
             return self._spares.pop()
-        return memoryview(bytearray(max(size, self._size)))
+        return memoryview(self._allocate(max(size, self._size)))
 
     def give_back(self, buffer: memoryview) -> None:
         """Take back what :meth:`take` gave, whole."""

@@ -13,6 +13,7 @@ from rtunnel.wire.buffer_pool import BufferPool
 from rtunnel.wire.numbers import MSG_CHANNEL_DATA
 from rtunnel.wire.packet_cipher import Buffer
 from rtunnel.wire.packet_stream import PacketSealer
+from rtunnel.wire.passing_memory import with_surroundings
 
 #: Bytes of channel data that are given to a run at a time: the largest packet's.
 MAX_DATA = 256 * 1024
@@ -21,9 +22,16 @@ MAX_DATA = 256 * 1024
 #: and what a peer does not read is kept in as much memory.
 RUN_SIZE = MAX_DATA + 32 * 1024
 
+#: Bytes of data from which a packet is made where the data is, if that can be. Less may
+#: grow, and is copied soon.
+IN_PLACE = 16 * 1024
+
 #: Bytes at most by which a packet is longer than its data: length, padding length,
 #: message number, channel, data length, padding, tag.
 OVERHEAD = 4 + 1 + 1 + 4 + 4 + 31 + 32
+
+#: Bytes at most that are written behind the data.
+_PADDING = 31
 
 #: A packet's body up to its data: padding length, message number, channel, data length.
 _DATA_HEADER = struct.Struct(">BBII")
@@ -105,10 +113,15 @@ class PacketRun:
                 self._end = end
                 return
             self._seal_growing()
-        self._begin(len(data))
-        body = _bodies.take(limit + OVERHEAD)
         self._channel = channel
         size = len(data)
+        if size >= IN_PLACE:
+            frame = with_surroundings(data, _DATA_START, _PADDING)
+            if frame is not None:
+                self._seal_framed(frame, size, limit)
+                return
+        self._begin(size)
+        body = _bodies.take(limit + OVERHEAD)
         if size > limit:
             # The last packet, full or not, may grow.
             last = (size - 1) // limit * limit
@@ -155,6 +168,19 @@ class PacketRun:
         if body is not None:
             self._seal_data(body)
             _bodies.give_back(body)
+
+    def _seal_framed(self, frame: memoryview, size: int, limit: int) -> None:
+        """Seal data where it is.
+
+        :param frame: the data with room for a header in front and padding behind.
+        """
+        for start in range(0, size, limit):
+            # In front of it is what has been sealed, or a header that has been read.
+            body = frame[start:]
+            end = self._end = _DATA_START + min(limit, size - start)
+            behind = bytes(body[end : end + _PADDING])
+            self._seal_data(body)
+            body[end : end + _PADDING] = behind
 
     def _seal_data(self, body: memoryview) -> None:
         size = self._end - _DATA_START

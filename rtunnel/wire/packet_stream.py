@@ -22,6 +22,7 @@ from rtunnel.wire.packet_cipher import (
     check_packet_length,
     padding_length,
 )
+from rtunnel.wire.passing_memory import PassingMemory
 
 _SEQUENCE_MASK = 2**32 - 1
 
@@ -40,7 +41,7 @@ _received = bytearray()
 
 #: For what has been decrypted. Rarely more than one: a packet is dealt with before the
 #: next is opened.
-_plain_buffers = BufferPool(READ_SIZE + 1024)
+_plain_buffers = BufferPool(READ_SIZE + 1024, allocate=PassingMemory)
 
 #: The two numbers in front of channel data, and where in a packet's body that begins.
 _TWO_NUMBERS = struct.Struct(">II")

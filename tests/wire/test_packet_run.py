@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtunnel.wire.aes_gcm import AesGcm
 from rtunnel.wire.packet_run import MAX_DATA, RUN_SIZE, PacketRun, give_back
 from rtunnel.wire.packet_stream import PacketOpener, PacketSealer
+from rtunnel.wire.passing_memory import PassingMemory
 
 KIB = 1024
 LIMIT = 64 * KIB
@@ -87,6 +88,24 @@ class PacketRunTests(SynchronousTestCase):
         data[:] = bytes(4000)
         self.assertEqual(self.taken(), [data_message(1, b"z" * 4000)])
 
+    def test_data_in_passing_memory_is_sealed_where_it_is(self) -> None:
+        """What follows it there stays, and nothing goes on growing."""
+        memory = PassingMemory(100 + 2 * LIMIT + 100)
+        data = memoryview(memory)[100:-100]
+        data[:] = b"a" * LIMIT + b"b" * LIMIT
+        self.run_.add_data(1, data[:LIMIT], LIMIT)
+        self.assertEqual(memory[91], 94)
+        self.run_.add_data(1, data[LIMIT:], LIMIT)
+        self.run_.add_data(1, b"c", LIMIT)
+        self.assertEqual(
+            self.taken(),
+            [
+                data_message(1, b"a" * LIMIT),
+                data_message(1, b"b" * LIMIT),
+                data_message(1, b"c"),
+            ],
+        )
+
     def test_a_run_has_room_for_so_much(self) -> None:
         """An empty one for any packet, with small ones before it."""
         self.assertTrue(self.run_.has_room(MAX_DATA, LIMIT, sealed=8 * KIB))
@@ -112,23 +131,32 @@ class PacketRunTests(SynchronousTestCase):
                 st.integers(1, 2),
                 st.sampled_from([1, 2048, 9000, 32 * KIB, 64 * KIB, 256 * KIB]),
                 st.sampled_from([KIB, 32 * KIB, 64 * KIB, 256 * KIB]),
+                st.sampled_from([None, 0, 10, 200]),
             ),
             min_size=1,
             max_size=20,
         )
     )
     def test_no_byte_is_lost_and_no_limit_passed(
-        self, writes: list[tuple[int, int, int]]
+        self, writes: list[tuple[int, int, int, int | None]]
     ) -> None:
-        """Whatever is written, in packets of whatever size; each channel's in order."""
+        """Whatever is written, in packets of whatever size; each channel's in order.
+
+        Also from memory that has so much room around it, or too little.
+        """
         self.setUp()
         expected = {1: b"", 2: b""}
         received: list[tuple[int, bytes]] = []
-        for index, (channel, size, limit) in enumerate(writes):
+        for index, (channel, size, limit, room) in enumerate(writes):
             if not self.run_.has_room(size, limit):
                 received += self.taken()
             data = bytes([index]) * size
-            self.run_.add_data(channel, data, limit)
+            if room is None:
+                self.run_.add_data(channel, data, limit)
+            else:
+                memory = memoryview(PassingMemory(size + 2 * room))
+                memory[room : room + size] = data
+                self.run_.add_data(channel, memory[room : room + size], limit)
             expected[channel] += data
         received += self.taken()
         got = {1: b"", 2: b""}

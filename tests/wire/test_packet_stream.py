@@ -17,7 +17,15 @@ from rtunnel.wire.aes_ctr_etm import AES_CTR_CIPHERS, ETM_MACS
 from rtunnel.wire.aes_gcm import AesGcm
 from rtunnel.wire.chacha20_poly1305 import ChaCha20Poly1305
 from rtunnel.wire.packet_cipher import PacketCipher
-from rtunnel.wire.packet_stream import BULK, READ_SIZE, PacketOpener, PacketSealer
+from rtunnel.wire.packet_run import PacketRun, give_back
+from rtunnel.wire.packet_stream import (
+    BULK,
+    DATA_FIELDS,
+    READ_SIZE,
+    PacketOpener,
+    PacketSealer,
+)
+from rtunnel.wire.passing_memory import with_surroundings
 
 LIMIT = 300 * 1024
 
@@ -263,6 +271,28 @@ class PacketStreamTests(SynchronousTestCase):
         channel, data, largest = opener.gather(packet[1])
         self.assertEqual((channel, len(data), largest), (7, sum(sizes), 9000))
         self.assertIsNone(opener.next_packet())
+
+    def test_what_was_gathered_is_sealed_where_it_is(self) -> None:
+        """On to the next peer, in packets of other sizes, without a copy."""
+        sealer, opener = pair()
+        onward, received = pair()
+        data = os.urandom(200_000)
+        packets = [
+            sealed(sealer, 94, struct.pack(">II", 7, len(piece)) + piece)
+            for piece in (data[:90_000], data[90_000:])
+        ]
+        put(opener, b"".join(packets))
+        packet = opener.next_packet()
+        assert packet is not None and isinstance(packet[1], memoryview)
+        _, view, _ = opener.gather(packet[1])
+        self.assertIsNotNone(with_surroundings(view, DATA_FIELDS + 2, 31))
+        run = PacketRun(onward)
+        for start in range(0, len(data), 65536):
+            run.add_data(3, view[start : start + 65536], 32768)
+        packets_out, memory = run.take()
+        put(received, bytes(packets_out))
+        give_back(memory)
+        self.assertEqual(joined(gathered(received)), [(94, 3, data)])
 
     def test_gathering_stops_at_what_is_wrong(self) -> None:
         """A size that is not the data's, and a packet that is not authentic."""
