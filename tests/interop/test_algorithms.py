@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -17,11 +17,10 @@ from typing import Any, cast
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import TestCase
 
 from rtunnel.ssh.factory import ClientFactory
 from rtunnel.ssh.transport import ClientTransport
-from rtunnel.state_directory import load_public_key
 from rtunnel.testing import RecordingHandler, RecordingReceiver
 from rtunnel.wire.algorithms import (
     CIPHERS,
@@ -34,13 +33,11 @@ from rtunnel.wire.algorithms import (
 from rtunnel.wire.certificate import CERTIFICATE_ALGORITHMS, Certificate
 from rtunnel.wire.data_types import string
 from rtunnel.wire.key_exchange import KEY_EXCHANGES
-from rtunnel.wire.keys import KEY_TYPES as NAMED_KEY_TYPES
 from rtunnel.wire.keys import PrivateKey, PublicKey
 from tests.interop.deployment import Layout
 from tests.interop.openssh import OpenSSH
 from tests.interop.peers import require_peer
-from tests.interop.processes import LOOPBACK, run, wait_until
-from tests.interop.programs import Agent, Proxy, rtunnel, settings, twistd
+from tests.interop.processes import LOOPBACK, run
 from tests.interop.sharing import DeploymentTestCase
 from tests.interop.ssh_agent import SecurityKeyAgent
 from tests.interop.sshd import Sshd, make_key
@@ -254,181 +251,6 @@ class OpenSSHClientTests(DeploymentTestCase):
             return f"untouched: {untouched}"
 
         self.each([(name,) for name in names], attempt)
-
-
-class HostKeyTests(SynchronousTestCase):
-    """A proxy, agents and authorities whose keys are of another kind."""
-
-    def setUp(self) -> None:
-        """A directory for all of it."""
-        directory = tempfile.TemporaryDirectory(prefix="rtunnel-")
-        self.addCleanup(directory.cleanup)
-        self.directory = Path(directory.name)
-        self.ssh = require_peer("ssh")
-
-    def make(self, *types: str, agent: Sequence[str] = ()) -> tuple[Proxy, Agent]:
-        """Make a proxy and an agent of cluster ``b``.
-
-        :param types: further options of ``rtunnel init``.
-        :param agent: of ``rtunnel agent sign``.
-        """
-        proxy = Proxy("proxy", self.directory, LOOPBACK)
-        address = f"{LOOPBACK}:{proxy.port}"
-        run(
-            rtunnel(
-                *("init", "--state", proxy.state, "--cluster", "a"),
-                *("--public", address, *types),
-                *settings(proxy.settings(advertise=False)),
-            )
-        )
-        made = Agent("agent", self.directory)
-        state = ("--state", proxy.state, "--out", made.state)
-        run(rtunnel("agent", "sign", "b", *state, *agent))
-        return proxy, made
-
-    def start(self, program: Proxy | Agent) -> None:
-        """Start one of them; it ends with the test."""
-        program.start()
-        self.addCleanup(program.process.kill)
-
-    def check_tunnel(self, proxy: Proxy, cluster: str) -> None:
-        """Wait until an agent of a cluster believes the proxy, and is let in."""
-        wait_until(
-            lambda: proxy.tunnels(cluster),
-            20,
-            lambda: f"a tunnel\n{proxy.process.tail()}",
-        )
-
-    def check_ssh(self, proxy: Proxy, key_type: str) -> None:
-        """A person with a certificate logs in under every algorithm of the host key."""
-        person = self.directory / "person"
-        person.mkdir()
-        make_key(person / "id")
-        words = ("--state", proxy.state, "--key", person / "id.pub")
-        run(rtunnel("user", "sign", "ops", *words))
-        known_hosts = person / "known_hosts"
-        known_hosts.write_text(known_hosts_lines(proxy.state))
-        names = [name for name in HOST_KEY_ALGORITHMS if key_type_of(name) == key_type]
-        self.assertGreaterEqual(len(names), 2)
-        for name in names:
-            command = [self.ssh, "-v", "-F", "none", "-i", str(person / "id")]
-            command += ["-p", str(proxy.port)]
-            for option in (
-                "BatchMode=yes",
-                "StrictHostKeyChecking=yes",
-                "GlobalKnownHostsFile=/dev/null",
-                f"UserKnownHostsFile={known_hosts}",
-                f"HostKeyAlgorithms={name.decode()}",
-            ):
-                command += ["-o", option]
-            done = run([*command, LOOPBACK, "ls"])
-            self.assertIn("b", done.stdout.split(), name)
-            self.assertIn(f"kex: host key algorithm: {name.decode()}\n", done.stderr)
-
-    def check_kind(self, key_type: str) -> None:
-        """Everybody has keys of a type, as ``rtunnel`` makes them."""
-        proxy, agent = self.make(
-            *("--host-key-type", key_type, "--ca-key-type", key_type),
-            agent=("--key-type", key_type),
-        )
-        self.start(proxy)
-        proxy.wait_ready()
-        self.start(agent)
-        self.check_tunnel(proxy, "b")
-        self.check_ssh(proxy, key_type)
-        line = run(rtunnel("token", "add", "c", "--state", proxy.state)).stdout.strip()
-        joined = Agent("joined", self.directory)
-        run(rtunnel("join", line, "--state", joined.state, "--key-type", key_type))
-        key, _ = load_public_key(joined.state / "agent_key.pub")
-        self.assertEqual(key.algorithm, NAMED_KEY_TYPES[key_type])
-        self.start(joined)
-        self.check_tunnel(proxy, "c")
-
-    def test_ecdsa_p256(self) -> None:
-        """Plain and certified; agents are told to believe it."""
-        self.check_kind("ecdsa")
-
-    def test_rsa(self) -> None:
-        """With either hash."""
-        self.check_kind("rsa")
-
-    def test_another_proxy_with_a_key_of_another_type(self) -> None:
-        """The agent believes both, and the first the second when it dials it."""
-        proxy, agent = self.make()
-        second = Proxy("second", self.directory, LOOPBACK)
-        state = ("--state", proxy.state, "--out", second.state)
-        values = settings(second.settings(advertise=True))
-        key_type = ("--host-key-type", "rsa")
-        run(rtunnel("proxy", "sign", "second", *state, *key_type, *values))
-        for each in (proxy, second):
-            self.start(each)
-            each.wait_ready()
-        self.start(agent)
-        for each in (proxy, second):
-            self.check_tunnel(each, "b")
-
-    def test_keys_made_and_certified_with_ssh_keygen(self) -> None:
-        """In the place of ours, as the documentation says; the proxy stays the same."""
-        proxy, agent = self.make()
-        self.start(proxy)
-        proxy.wait_ready()
-        identity = proxy.id
-        proxy.process.stop()
-        self.replace_key(
-            proxy.state / "host_key",
-            proxy.state / "host_ca",
-            *("-h", "-I", identity),
-            principals=f"{identity},a,{LOOPBACK}",
-        )
-        self.replace_key(
-            agent.state / "agent_key",
-            proxy.state / "agent_ca",
-            *("-I", str(uuid.uuid4())),
-            principals="b",
-        )
-        self.start(proxy)
-        proxy.wait_ready()
-        self.assertEqual(proxy.id, identity)
-        self.start(agent)
-        self.check_tunnel(proxy, "b")
-        self.check_ssh(proxy, "rsa")
-
-    def replace_key(self, path: Path, ca: Path, *words: str, principals: str) -> None:
-        """Put an RSA key in the place of one, and certify it.
-
-        :param words: further options of ``ssh-keygen -s``.
-        """
-        for old in (path, path.with_name(path.name + ".pub")):
-            old.unlink()
-        make_key(path, "rsa")
-        sign(path, ca, *words, principals=principals)
-
-    def test_lists_that_the_key_cannot_serve_stop_the_start(self) -> None:
-        """With one line that says what is needed, at a proxy and at an agent."""
-        proxy = Proxy("proxy-1", self.directory, LOOPBACK)
-        rsa_only = settings(['ssh.host_key_algorithms=["rsa-sha2-512"]'])
-        run(
-            rtunnel(
-                *("init", "--state", proxy.state, "--cluster", "a"),
-                *("--public", LOOPBACK, *settings(proxy.settings(advertise=False))),
-                *rsa_only,
-            )
-        )
-        agent = self.directory / "agent"
-        state = ("--state", proxy.state)
-        run(rtunnel("agent", "sign", "b", *state, "--out", agent, *rsa_only))
-        for plugin, config in (
-            ("rtunnel-proxy", proxy.state / "proxy.toml"),
-            ("rtunnel-agent", agent / "agent.toml"),
-        ):
-            done = run(twistd(plugin, config), check=False, cwd=self.directory)
-            self.assertEqual(done.returncode, 1)
-            self.assertIn(
-                f"{plugin}: {config}: ssh.host_key_algorithms: found rsa-sha2-512, "
-                "expected one of ssh-ed25519-cert-v01@openssh.com",
-                done.stderr,
-            )
-            self.assertNotIn("Traceback", done.stderr)
 
 
 class OurClientTests(TestCase):
