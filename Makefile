@@ -31,7 +31,8 @@ test: $(BIN)/tox
 	@if [ "$$CI" = true ] || .ci/peers check; then \
 		export RTUNNEL_REQUIRE_PEERS=1; fi; \
 	export PATH="$$PATH$(PYENV_BINS)"; \
-	$(BIN)/python .ci/tally.py $(BIN)/tox run --colored no $(TOXFLAGS)
+	$(BIN)/python .ci/tally.py $(BIN)/tox run-parallel --colored no \
+		--parallel 2 --parallel-no-spinner $(TOXFLAGS)
 
 lint: $(BIN)/tox
 	@$(BIN)/tox run -q -e lint,mypy

@@ -1,6 +1,6 @@
 """Run trial over a group of our tests, or over what is asked for.
 
-    python .ci/run_trial.py unit|interop|soak [TRIAL OPTION ...] [TEST ...]
+    python .ci/run_trial.py unit|interop|alone|soak [TRIAL OPTION ...] [TEST ...]
 
 Modules are looked for, not listed: trial cannot leave a package out, and a list kept by
 hand would one day miss a new one.
@@ -27,7 +27,7 @@ FIRST = [
 ]
 
 #: These say how fast something is, or how long it may take, while others want as much
-#: of the machine as they get: each has it for itself.
+#: of the machine as they get: each has it for itself, when all others have ended.
 ALONE = [
     INTEROP / "test_login_storm.py",
     INTEROP / "test_refusals.py",
@@ -128,11 +128,12 @@ def side_by_side(at_once: int) -> Run:
     return run
 
 
-#: For each group, what runs one after the other: tests, and how.
-GROUPS: dict[str, list[tuple[Callable[[], list[str]], Run]]] = {
-    "unit": [(unit_tests, in_jobs(4))],
-    "interop": [(interop_tests, side_by_side(4)), (alone_tests, in_jobs(1))],
-    "soak": [(soak_tests, in_jobs(4))],
+#: For each group, its tests, and how they run.
+GROUPS: dict[str, tuple[Callable[[], list[str]], Run]] = {
+    "unit": (unit_tests, in_jobs(2)),
+    "interop": (interop_tests, side_by_side(4)),
+    "alone": (alone_tests, in_jobs(1)),
+    "soak": (soak_tests, in_jobs(4)),
 }
 
 
@@ -140,7 +141,8 @@ def main(group: str, *arguments: str) -> int:
     """Run a group, or only the tests that are named; return 0 if all passed."""
     if any(not argument.startswith("-") for argument in arguments):
         return trial([*arguments])
-    return max(run(arguments, tests()) for tests, run in GROUPS[group])
+    tests, run = GROUPS[group]
+    return run(arguments, tests())
 
 
 if __name__ == "__main__":
