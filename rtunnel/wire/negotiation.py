@@ -6,11 +6,12 @@ Source: RFC 4253 section 7.1; RFC 8308 for ext-info; draft-miller-sshm-strict-ke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import attrs
 
 from rtunnel.errors import DISCONNECT_KEY_EXCHANGE_FAILED, ProtocolError
+from rtunnel.naming import printable
 from rtunnel.wire.algorithms import CIPHERS, MACS, Algorithms
 from rtunnel.wire.data_types import Reader, boolean, name_list, string, uint32
 from rtunnel.wire.key_exchange import KEY_EXCHANGES, KeyExchangeAlgorithm
@@ -163,7 +164,8 @@ def is_strict(client: KexInit, server: KexInit) -> bool:
 def negotiate(client: KexInit, server: KexInit) -> Negotiated:
     """What both will use: of each list the client's first that the server has too.
 
-    :raises ProtocolError: when a list has nothing in common; says which.
+    :raises ProtocolError: when a list has nothing in common; says which, and what
+        either side has.
     """
     cipher_out, mac_out = _choose_cipher(
         client.ciphers_client_to_server,
@@ -186,9 +188,7 @@ def negotiate(client: KexInit, server: KexInit) -> Negotiated:
         # The one method that we offer is none.
         _choose(ours, theirs, "compression method")
     key_exchange = _choose(
-        [name for name in client.key_exchanges if name in KEY_EXCHANGES],
-        server.key_exchanges,
-        "key exchange method",
+        client.key_exchanges, server.key_exchanges, "key exchange method", KEY_EXCHANGES
     )
     return Negotiated(
         KEY_EXCHANGES[key_exchange],
@@ -263,12 +263,25 @@ def _choose_cipher(
     return cipher, MACS[_choose(client_macs, server_macs, f"MAC {direction}")]
 
 
-def _choose(client: Sequence[bytes], server: Sequence[bytes], what: str) -> bytes:
+def _choose(
+    client: Sequence[bytes],
+    server: Sequence[bytes],
+    what: str,
+    known: Container[bytes] | None = None,
+) -> bytes:
+    """The client's first that the server has.
+
+    :param known: names beside these are markers, and never chosen.
+    """
     for name in client:
-        if name in server:
+        if name in server and (known is None or name in known):
             return name
-    raise _no_match(what)
+    raise ProtocolError(
+        f"no {what} in common: the server has {_listed(server)}; the client has "
+        f"{_listed(client)}",
+        DISCONNECT_KEY_EXCHANGE_FAILED,
+    )
 
 
-def _no_match(what: str) -> ProtocolError:
-    return ProtocolError(f"no {what} in common", DISCONNECT_KEY_EXCHANGE_FAILED)
+def _listed(names: Sequence[bytes]) -> str:
+    return printable(b", ".join(names)) or "none"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.errors import DISCONNECT_KEY_EXCHANGE_FAILED, ProtocolError
+from rtunnel.naming import MAX_PRINTED
 from rtunnel.wire.algorithms import (
     CIPHERS,
     DEFAULT_ALGORITHMS,
@@ -199,9 +200,27 @@ class NegotiateTests(SynchronousTestCase):
         ):
             with self.assertRaises(ProtocolError) as caught:
                 negotiate(spoilt, offer(client=False))
-            self.assertEqual(str(caught.exception), f"no {what} in common")
+            said = str(caught.exception)
+            self.assertTrue(said.startswith(f"no {what} in common: "), said)
             self.assertEqual(
                 caught.exception.reason_code, DISCONNECT_KEY_EXCHANGE_FAILED
+            )
+
+    def test_what_either_side_has_is_said(self) -> None:
+        """As OpenSSH says it; escaped and cut, for they are a stranger's."""
+        server = attrs.evolve(offer(client=False), host_keys=(b"ssh-rsa", b"ssh-dss"))
+        for names, shown in (
+            ((b"ssh-ed25519", b"x"), "ssh-ed25519, x"),
+            ((), "none"),
+            ((b"\x1b[2J\n",), "\\x1b[2J\\n"),
+            ((b"a" * 3000,), "a" * MAX_PRINTED + "..."),
+        ):
+            with self.assertRaises(ProtocolError) as caught:
+                negotiate(attrs.evolve(offer(client=True), host_keys=names), server)
+            self.assertEqual(
+                str(caught.exception),
+                "no host key algorithm in common: the server has ssh-rsa, ssh-dss; "
+                f"the client has {shown}",
             )
 
     def test_markers_are_never_chosen(self) -> None:
