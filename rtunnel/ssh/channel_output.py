@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IPushProducer
 from rtunnel.wire.byte_queue import ByteQueue
 from rtunnel.wire.numbers import MSG_CHANNEL_EXTENDED_DATA
 from rtunnel.wire.packet_cipher import Buffer
+from rtunnel.wire.packet_run import MAX_DATA
 from rtunnel.wire.window import SendWindow
 
 #: SSH_EXTENDED_DATA_STDERR (RFC 4254 section 5.2).
@@ -122,9 +123,8 @@ class ChannelOutput:
         owner, window = self._owner, self.window
         left = size = len(data)
         while left and owner.is_writable:
-            most = owner.packet_size
-            limit = min(self._max_packet, most)
-            count = min(left, most, window.remaining)
+            limit = min(self._max_packet, owner.packet_size)
+            count = min(left, MAX_DATA, window.remaining)
             if not count:
                 break
             start = size - left

@@ -821,7 +821,8 @@ class FairnessTests(SynchronousTestCase):
     def test_small_channels_do_not_wait_for_a_bulk_channel(self) -> None:
         """What two channels wrote goes out in the first round beside bulk data."""
         bulk, first, second = self.channels
-        bulk.write(bytes(200_000))
+        bulk.write(bytes(100_000))
+        bulk.write(bytes(100_000))
         first.write(b"a")
         second.write(b"b")
         rounds: list[list[int]] = []
