@@ -31,7 +31,9 @@ MAX_SECONDS = 30 * 24 * 3600
 MAX_COUNT = 1_000_000
 
 _ENDPOINT = re.compile(r"[A-Za-z][A-Za-z0-9_+.-]*:.+")
-_ENDPOINT_PORT = re.compile(r"(?:tcp[46]?|ssl|haproxy:tcp[46]?):([0-9]+)")
+_ENDPOINT_PORT = re.compile(
+    r"(?:haproxy:)?(?:tcp[46]?|ssl):(?:port=)?(?P<port>(?:\\.|[^:=\\])*)(?::|$)"
+)
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
 _REGISTRY = re.compile(r"memory:|sqlite:.+")
 
@@ -101,8 +103,10 @@ def _endpoint(text: str) -> str:
     from twisted.internet.endpoints import serverFromString
 
     port = _ENDPOINT_PORT.match(text)
-    if _ENDPOINT.fullmatch(text) is None or (port and int(port[1]) > 65535):
+    if _ENDPOINT.fullmatch(text) is None:
         raise InvalidName("")
+    if port and not (port["port"].isdecimal() and int(port["port"]) <= 65535):
+        raise InvalidName(f"{port['port']!r} is not a port (0 to 65535)")
     try:
         serverFromString(None, text)
     except (ValueError, TypeError) as error:

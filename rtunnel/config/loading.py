@@ -16,9 +16,26 @@ Config = TypeVar("Config", bound=ProxyConfig | AgentConfig)
 #: Bytes in a config file, at most.
 MAX_SIZE = 1 << 20
 
-_WRITTEN_BY: dict[type, str] = {
-    ProxyConfig: "'rtunnel init' writes one",
-    AgentConfig: "'rtunnel join' writes one",
+
+@attrs.frozen
+class _Kind:
+    whose: str
+    name: str
+    written_by: str
+    keys: frozenset[str]
+
+    @classmethod
+    def of(cls, kind: type[ProxyConfig | AgentConfig], whose: str, by: str) -> "_Kind":
+        """What the errors say of one of the two kinds of config files."""
+        keys = frozenset(key for key in attrs.fields_dict(kind) if key != "path")
+        return cls(whose, f"{whose}.toml", by, keys)
+
+
+_PROXY = _Kind.of(ProxyConfig, "proxy", "'rtunnel init'")
+_AGENT = _Kind.of(AgentConfig, "agent", "'rtunnel join'")
+_KINDS: dict[type, tuple[_Kind, _Kind]] = {
+    ProxyConfig: (_PROXY, _AGENT),
+    AgentConfig: (_AGENT, _PROXY),
 }
 
 
@@ -60,6 +77,17 @@ def load_agent(path: str | Path) -> AgentConfig:
 
 def _load(path: Path, kind: type[Config]) -> Config:
     data = _read(path, kind)
+    wanted, other = _KINDS[kind]
+    if data.keys() & (other.keys - wanted.keys) and not (
+        data.keys() & (wanted.keys - other.keys)
+    ):
+        name = printable(str(path))
+        raise ConfigError(
+            [
+                f"{name}: is the config file of {_a(other)}, not of {_a(wanted)}; "
+                f"twistd rtunnel-{other.whose} runs it"
+            ]
+        )
     try:
         config = structure(data, kind)
     except Problems as error:
@@ -73,10 +101,14 @@ def _read(path: Path, kind: type) -> dict[str, Any]:
         with open(path, "rb") as file:
             content = file.read(MAX_SIZE + 1)
     except FileNotFoundError:
+        wanted, other = _KINDS[kind]
+        why = f"{wanted.written_by} writes one"
+        if path.name == wanted.name and path.with_name(other.name).exists():
+            why = f"there is {other.name}, so this is the directory of {_a(other)}"
         raise ConfigError(
             [
-                f"{name}: no such file; {_WRITTEN_BY[kind]}, and --state (with twistd: "
-                "--config) says where it is"
+                f"{name}: no such file; {why}, and --state (with twistd: --config) "
+                "says where it is"
             ]
         ) from None
     except (OSError, ValueError) as error:
@@ -85,7 +117,8 @@ def _read(path: Path, kind: type) -> dict[str, Any]:
     if len(content) > MAX_SIZE:
         raise ConfigError([f"{name}: is longer than {MAX_SIZE} bytes"])
     try:
-        return tomllib.loads(content.decode())
+        # Some editors begin a file with a byte order mark.
+        return tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{name}: is not UTF-8 (at line {line})"]) from None
@@ -93,3 +126,7 @@ def _read(path: Path, kind: type) -> dict[str, Any]:
         raise ConfigError([f"{name}: is not TOML: {printable(str(error))}"]) from None
     except RecursionError:
         raise ConfigError([f"{name}: is nested too deeply"]) from None
+
+
+def _a(kind: _Kind) -> str:
+    return f"an {kind.whose}" if kind.whose[0] in "aeiou" else f"a {kind.whose}"

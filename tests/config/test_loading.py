@@ -349,6 +349,56 @@ class WrongFileTests(LoadingTestCase):
             ["is not UTF-8 (at line 2)"],
         )
 
+    def test_byte_order_mark_is_skipped(self) -> None:
+        """Some editors write one, and lines that end as on Windows."""
+        path = self.directory / "proxy.toml"
+        path.write_bytes(b"\xef\xbb\xbf" + PROXY.replace("\n", "\r\n").encode())
+        self.assertEqual(load_proxy(path).name, "proxy-1")
+
+    def test_port_that_is_none_is_named(self) -> None:
+        """In words of ours, not the interpreter's."""
+        for text in (
+            "tcp:x",
+            "tcp6::interface=h",
+            "ssl:port=x:privateKey=k",
+            "tcp:70000",
+        ):
+            (problem,) = self.problems(f'cluster = "a"\n[ssh]\nlisten = ["{text}"]\n')
+            self.assertIn("is not a port (0 to 65535)", problem)
+        for text in ("tcp:port=22", "tcp:interface=\\\\:\\\\:1:port=22", "tcp6:0"):
+            content = f'cluster = "a"\n[ssh]\nlisten = ["{text}"]\n'
+            self.assertEqual(len(load_proxy(self.write(content)).ssh.listen), 1)
+
+    def test_file_of_the_other_kind_is_one_problem(self) -> None:
+        """Not one for each key."""
+        path = self.directory / "x.toml"
+        path.write_text('cluster = "b"\nproxies = ["lb"]\n[renewal]\nfresh_key = 5')
+        error = self.assertRaises(ConfigError, load_proxy, path)
+        self.assertEqual(
+            error.problems,
+            (
+                f"{path}: is the config file of an agent, not of a proxy; twistd "
+                "rtunnel-agent runs it",
+            ),
+        )
+        path.write_text(PROXY)
+        error = self.assertRaises(ConfigError, load_agent, path)
+        self.assertEqual(len(error.problems), 1)
+        self.assertIn("twistd rtunnel-proxy runs it", str(error))
+
+    def test_key_of_the_other_kind_is_an_unknown_key(self) -> None:
+        """In a file that is else what it should be."""
+        (problem,) = self.problems('cluster = "a"\nproxies = []\nname = "x"\n')
+        self.assertTrue(problem.startswith("proxies: found an unknown key"), problem)
+
+    def test_directory_of_the_other_kind_is_said_to_be_one(self) -> None:
+        """The name was right, the place was wrong."""
+        (self.directory / "agent.toml").touch()
+        error = self.assertRaises(
+            ConfigError, load_proxy, self.directory / "proxy.toml"
+        )
+        self.assertIn("so this is the directory of an agent", str(error))
+
     def test_missing_file_says_what_to_do(self) -> None:
         """Each kind of file has its verb."""
         path = self.directory / "none.toml"
