@@ -7,8 +7,11 @@ line for each.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -107,13 +110,28 @@ def run(arguments: Sequence[str]) -> int:
         return _failed(str(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
+        if error.errno == errno.ENOSPC and not where:
+            where = "standard output cannot be written: "
+            _drop_output()
         return _failed(f"{where}{error.strerror or error}")
     return result if isinstance(result, int) else 0
 
 
 def main() -> None:
     """The console script."""
+    if sys.stdout is None:
+        # Nothing has been done yet: who cannot see a token should not have made it.
+        sys.exit(_failed("standard output is closed; /dev/null takes what is not read"))
     sys.exit(run(sys.argv[1:]))
+
+
+def _drop_output() -> None:
+    """What cannot be written must not be tried again.
+
+    The interpreter would, when it ends, and complain in its own words.
+    """
+    with open(os.devnull, "wb") as nowhere, contextlib.suppress(OSError):
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _wrong_usage(error: click.UsageError) -> int:

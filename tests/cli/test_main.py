@@ -126,6 +126,38 @@ class ExitCodeTests(CommandTestCase):
         self.assertEqual(run_rtunnel("ls").err, "rtunnel: one\nrtunnel: two\n")
 
 
+class StandardOutputTests(CommandTestCase):
+    """What is printed has nowhere to go."""
+
+    def version(self, redirection: str) -> tuple[int, str]:
+        """``rtunnel --version`` with a redirection of the shell's."""
+        python = sys.executable
+        done = subprocess.run(
+            ["sh", "-c", f'"$0" -m rtunnel.cli.main --version {redirection}', python],
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=environment(),
+        )
+        return done.returncode, done.stderr
+
+    def test_full_disk_is_one_line(self) -> None:
+        """And the interpreter does not complain a second time at its end."""
+        self.assertEqual(
+            self.version("> /dev/full"),
+            (
+                1,
+                "rtunnel: standard output cannot be written: No space left on device\n",
+            ),
+        )
+
+    def test_closed_output_is_one_line(self) -> None:
+        """Before anything is done that only the output would tell."""
+        code, said = self.version(">&-")
+        self.assertEqual(code, 1)
+        self.assertRegex(said, r"\Artunnel: standard output is closed.*\n\Z")
+
+
 class StateTests(CommandTestCase):
     """Which directory a verb works on."""
 
