@@ -224,6 +224,10 @@ def load_public_key(path: Path) -> tuple[PublicKey, str]:
     try:
         return PublicKey.from_openssh(text.strip())
     except ProtocolError as error:
+        if _is_certificate(text.strip()):
+            raise KeyFileError(
+                f"{path}: this is the certificate; give the public key that it is for"
+            ) from None
         raise KeyFileError(f"{path}: {error}{_remedy(path)}") from None
 
 
@@ -271,6 +275,14 @@ def _is_public_key(text: str) -> bool:
     try:
         PublicKey.from_openssh(text)
     except ProtocolError:
+        return False
+    return True
+
+
+def _is_certificate(text: str) -> bool:
+    try:
+        Certificate.from_openssh(text)
+    except (CertificateError, ProtocolError):
         return False
     return True
 

@@ -12,6 +12,7 @@ import click
 
 from rtunnel.admin_client import AUTHORITIES_PATH, ask
 from rtunnel.cli.options import duration, json_option, state_option
+from rtunnel.cli.printing import shell_path, steps
 from rtunnel.errors import RotationRefused
 from rtunnel.naming import printable
 from rtunnel.state_directory import ADMIN_SOCKET
@@ -95,6 +96,7 @@ def rotate(role: str, state: Path, to: str | None, back: bool, force: bool) -> N
         click.echo(f"The {role} authority is in phase {phase.value} already.")
         return
     meaning, following = _PHASES[phase]
+    rotate_again, where = f"rtunnel ca rotate {role}", shell_path(state)
     click.echo(
         f"The {role} authority went from {done['before']} to {phase.value} "
         f"(generation {authority['generation']}). {meaning}"
@@ -102,9 +104,9 @@ def rotate(role: str, state: Path, to: str | None, back: bool, force: bool) -> N
     if (role, phase) in _PEOPLE:
         click.echo(_PEOPLE[role, phase])
     if following:
-        click.echo(f"{following}\n    rtunnel ca rotate {role} --state {state}")
+        click.echo(steps((following, f"{rotate_again} --state {where}")))
     if phase is not Phase.STEADY:
-        click.echo(f"Or go back:\n    rtunnel ca rotate {role} --back --state {state}")
+        click.echo(steps(("Or go back:", f"{rotate_again} --back --state {where}")))
 
 
 @ca.command()

@@ -13,6 +13,7 @@ import click
 from rtunnel.admin_client import ask
 from rtunnel.cli.direct_registry import ask_or_use
 from rtunnel.cli.options import duration, json_option, state_option
+from rtunnel.cli.printing import shell_path
 from rtunnel.errors import InvalidName
 from rtunnel.naming import printable
 from rtunnel.proxy.revoking import Revoking
@@ -108,7 +109,8 @@ def revoke(
         _add(state, record)
         said = (
             f"Revoked {_shown(record)}. Every proxy applies it within {WITHIN} "
-            f"seconds.\nTo take it back:  rtunnel revoke --remove {record.id}"
+            f"seconds.\nTo take it back:  rtunnel revoke --remove {record.id} "
+            f"--state {shell_path(state)}"
         )
     click.echo(json.dumps(_document(record)) if as_json else said)
 

@@ -102,7 +102,8 @@ def add(
     password; it is good once and for an hour, unless told otherwise.
     """
     if (cluster is None) != for_proxy:
-        raise click.UsageError("name the cluster of the agent, or give --proxy")
+        both = ", not both" if for_proxy else ""
+        raise click.UsageError(f"name the cluster of the agent, or give --proxy{both}")
     if name is not None and not for_proxy:
         raise click.UsageError("--name belongs to --proxy")
     if ttl > MAX_LIFETIME:

@@ -105,6 +105,13 @@ class CaTests(CommandTestCase):
         self.assertIn(f"rtunnel ca rotate host --state {self.state}", out)
         self.assertIn("--back", out)
 
+    def test_the_next_step_can_be_pasted(self) -> None:
+        """Whatever the directory is called."""
+        self.state = self.directory / "state of a"
+        self.serve({"before": "steady", "authority": authority(phase="trusted")})
+        out = self.assert_done("ca", "rotate", "host", "--state", self.state)
+        self.assertIn(f"ca rotate host --state '{self.state}'\n", out)
+
     def test_a_phase_that_is_there_already_is_said_to_be(self) -> None:
         """Exit code 0: a script may ask twice."""
         self.serve({"before": "signs", "authority": authority()})

@@ -58,7 +58,7 @@ class RevokeTests(CommandTestCase):
             newest = self.listed()[-1]
             self.assertEqual((newest["kind"], newest["value"]), (kind, value))
             self.assertEqual(newest["reason"], "lost in a train")
-            self.assertIn(f"--remove {newest['id']}", said)
+            self.assertIn(f"--remove {newest['id']} --state {self.state}", said)
             self.assertEqual(
                 self.audited()[-1],
                 ("revoked", f"{kind}:{value}", "lost in a train"),

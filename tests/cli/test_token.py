@@ -112,6 +112,10 @@ class TokenTests(CommandTestCase):
             ("b", "--label", "x" * 65),
         ):
             self.assert_wrong_usage("token", "add", *state, *arguments)
+        self.assertIn(
+            "--proxy, not both",
+            self.assert_wrong_usage("token", "add", *state, "b", "--proxy"),
+        )
         self.assertIn("own cluster", self.assert_refused("token", "add", *state, "a"))
         self.assertEqual(self.listed(), [])
 

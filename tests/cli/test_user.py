@@ -104,6 +104,16 @@ class UserSignTests(CommandTestCase):
         )
         self.assertIn(f"{self.key}", err)
 
+    def test_a_certificate_is_not_taken_for_the_key(self) -> None:
+        """It lies beside the key, and completion offers both."""
+        sign = ("user", "sign", "alice", "--state", self.state, "--key")
+        self.assert_done(*sign, self.key)
+        certificate = self.key.with_name(f"{self.key.stem}-cert.pub")
+        self.assertIn(
+            f"{certificate}: this is the certificate; give the public key",
+            self.assert_refused(*sign, certificate),
+        )
+
     def test_only_the_directory_with_the_authority_can_sign(self) -> None:
         """The file that is missing is named."""
         (self.state / "user_ca").unlink()
