@@ -168,7 +168,7 @@ class Dispatcher:
             reached = await self._through_peers(request, failures)
         if reached is not None:
             return reached
-        raise failures.worst or self._nowhere(user, target.cluster)
+        raise failures.worst or self._nowhere(user, target)
 
     async def dial_for_peer(
         self, user: UserIdentity, target: Target, connection_id: str
@@ -256,13 +256,16 @@ class Dispatcher:
                 )
         return None
 
-    def _nowhere(self, user: UserIdentity, cluster: str) -> OpenRefused:
+    def _nowhere(self, user: UserIdentity, target: Target) -> OpenRefused:
+        cluster = target.cluster
         known = self._known.names()
         if cluster in known:
             return refusals.offline(cluster)
         policy = self._policy()
         return refusals.unknown_cluster(
-            cluster, [name for name in known if policy.reaches_cluster(user, name)]
+            cluster,
+            [name for name in known if policy.reaches_cluster(user, name)],
+            alone=not target.host,
         )
 
 

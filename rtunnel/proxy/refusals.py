@@ -30,13 +30,21 @@ def not_allowed(user: str, target: Target, other_times: bool = False) -> OpenRef
     )
 
 
-def unknown_cluster(cluster: str, known: Collection[str]) -> OpenRefused:
+def unknown_cluster(
+    cluster: str, known: Collection[str], alone: bool = False
+) -> OpenRefused:
     """No agent of such a cluster was ever seen.
 
     :param known: clusters that this user may reach, for "did you mean".
+    :param alone: whether it was asked for without a host, which may be one that lacks
+        its cluster.
     """
     near = difflib.get_close_matches(cluster, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = ""
+    if near:
+        hint = f"; did you mean {near[0]!r}?"
+    elif alone:
+        hint = "; a host is written HOST.CLUSTER"
     return OpenRefused(
         OPEN_ADMINISTRATIVELY_PROHIBITED, f"there is no cluster {cluster!r}{hint}"
     )

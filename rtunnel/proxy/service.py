@@ -223,7 +223,7 @@ class ProxyService(Service):
         idle = parts.accepted.drain(timeout)
         if not idle.called:
             self._log.info(
-                "waiting for {count} open connections, at most {timeout} seconds",
+                "waiting for open connections ({count}), at most {timeout:g} seconds",
                 count=parts.accepted.open_connections,
                 timeout=timeout,
             )

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
 
 from rtunnel.errors import InvalidName, OpenRefused, ProtocolError
 from rtunnel.naming import Target, printable
@@ -23,6 +24,10 @@ from rtunnel.wire.data_types import Reader
 
 #: Seconds a session may stay without asking for anything.
 IDLE_TIMEOUT = 60.0
+
+#: Seconds between the reason of a refused subsystem and the refusal. OpenSSH's client
+#: ends on the refusal, without showing what came in one go with it.
+REASON_LEAD = 0.1
 
 #: Bytes of a command that is read; the longest sensible one is far shorter.
 MAX_COMMAND = 1024
@@ -106,6 +111,7 @@ class Session:
         except (InvalidName, OpenRefused) as error:
             self._channel.start(_Discard())
             self._channel.write_stderr(f"rtunnel: {error}\n".encode())
+            await deferLater(self._clock, REASON_LEAD)
             self._clock.callLater(0, self._exit, 1)
             return False
         self._joined = True

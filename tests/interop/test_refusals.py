@@ -51,6 +51,19 @@ class RefusalsTests(DeploymentTestCase):
         self.assertIn("prohibited", said)
         self.assertIn("no cluster 'nowhere'", said)
 
+    def test_a_host_without_its_cluster_says_how_to_write_it(self) -> None:
+        """It is read as a cluster, of which there is none."""
+        said = self._refusal("-W", "localhost:22", "lb")
+        self.assertIn("no cluster 'localhost'; a host is written host.cluster", said)
+
+    def test_subsystem_shows_the_sentence_too(self) -> None:
+        """ssh ends when it hears no, so the reason has to be there before."""
+        for request, words in (
+            ("proxy:web1:22@nowhere", "no cluster 'nowhere'"),
+            ("sftp", "is not a subsystem of this proxy"),
+        ):
+            self.assertIn(words, self._refusal("-s", "lb", request))
+
     def test_offline_cluster_says_that_it_is_offline(self) -> None:
         """A cluster that was here, and whose agent has gone."""
         agent = self.deployment.add_agent("c", "agent-of-c")

@@ -36,3 +36,10 @@ class RefusalTests(SynchronousTestCase):
         """Only from the names passed in, which are those the user may know."""
         self.assertIn("'paris'", refusals.unknown_cluster("pariss", ["paris"]).text)
         self.assertNotIn("mean", refusals.unknown_cluster("pariss", ["oslo"]).text)
+
+    def test_a_name_alone_may_be_a_host(self) -> None:
+        """Whoever forgets the cluster is told how to write it."""
+        said = refusals.unknown_cluster("web1", ["b"], alone=True).text
+        self.assertEqual(
+            said, "there is no cluster 'web1'; a host is written HOST.CLUSTER"
+        )
