@@ -130,11 +130,12 @@ class Site:
             del self._open[key]
             self._log.info(
                 "connection {connection_id} of {user} to {target} closed after "
-                "{seconds:.3f} s, {bytes_in} bytes in, {bytes_out} bytes out {reason}",
+                "{seconds:.3f} s, {bytes_in} bytes in, {bytes_out} bytes out{why}",
                 bytes_in=report.bytes_in,
                 bytes_out=report.bytes_out,
                 seconds=report.seconds,
                 reason=report.reason,
+                why=f": {report.reason}" if report.reason else "",
                 **fields,
             )
             gone()

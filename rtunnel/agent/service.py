@@ -435,7 +435,8 @@ class AgentService(Service):
 
     def _say_progress(self) -> None:
         progress = self._count()
-        if progress != self._progress:
+        # Nobody misses tunnels to proxies that are not known yet, or any more.
+        if progress != self._progress and progress[1]:
             self._progress = progress
             self._log.info(
                 "{held} of {wanted} proxies have a tunnel",

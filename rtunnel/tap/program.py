@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -198,6 +199,13 @@ class Program(MultiService):
         os._exit(1)
 
 
+#: What to do when a port cannot be had.
+_LISTENING = {
+    errno.EACCES: "; ports below 1024 are for root, or CAP_NET_BIND_SERVICE",
+    errno.EADDRINUSE: "; stop what listens there, or choose another port",
+    errno.EADDRNOTAVAIL: "; choose an address that this machine has",
+}
+
 #: Errors with a sentence that says all there is to say.
 EXPECTED = (RtunnelError, CannotListenError, OSError)
 
@@ -214,7 +222,10 @@ def _problems(error: BaseException) -> Sequence[str]:
         case CannotListenError():
             where = error.interface or "any address"
             reason = getattr(error.socketError, "strerror", error.socketError)
-            return [f"cannot listen on {where}, port {error.port}: {reason}"]
+            code = getattr(error.socketError, "errno", 0)
+            # Of a Unix socket it is a path.
+            hint = _LISTENING.get(code, "") if isinstance(error.port, int) else ""
+            return [f"cannot listen on {where}, port {error.port}: {reason}{hint}"]
         case OSError(filename=str(name), strerror=str(reason)):
             return [f"{name}: {reason}"]
         case _:

@@ -81,9 +81,8 @@ def listen_admin(
             port.startListening()
     except CannotListenError as error:
         resources.close()
-        raise RtunnelError(
-            f"{path}: cannot make the admin socket: {error.socketError}"
-        ) from error
+        reason = getattr(error.socketError, "strerror", error.socketError)
+        raise RtunnelError(f"{path}: cannot make the admin socket: {reason}") from error
     except OSError as error:
         resources.close()
         raise RtunnelError(

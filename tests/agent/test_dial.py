@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -365,6 +365,7 @@ class ServeTests(SiteTestCase):
         self.assertEqual(logs[0]["user"], "alice")
         self.assertEqual(logs[0]["target"], "web1:22")
         self.assertEqual((logs[1]["bytes_in"], logs[1]["bytes_out"]), (5, 8))
+        self.assertTrue(str(formatEvent(logs[1])).endswith(", 5 bytes in, 8 bytes out"))
 
     def test_refusal_is_logged_and_told(self) -> None:
         """With the same sentence."""

@@ -83,6 +83,7 @@ class GreetingTests(TunnelTestCase):
             f"tunnel to proxy {proxy.id} ({proxy.address}) is in service", lines
         )
         self.assertIn("1 of 1 proxies have a tunnel", lines)
+        self.assertNotIn("0 of 0 proxies have a tunnel", lines)
 
     async def refused(self, proxy: FakeProxy, **agent: object) -> str:
         """The reason for which no tunnel came up, as it was logged."""

@@ -126,7 +126,7 @@ class FailedStartTests(TwistdTestCase):
         """It shows only when the services start."""
         with socket.create_server(("127.0.0.1", self.port)):
             self.assert_ends_in_plain_lines(
-                self.proxy(), f"port {self.port}: Address already in use"
+                self.proxy(), f"port {self.port}: Address already in use; stop what"
             )
 
     def test_endpoint_that_is_none_is_named(self) -> None:
