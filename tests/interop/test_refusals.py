@@ -16,8 +16,10 @@ class RefusalsTests(DeploymentTestCase):
 
     def _refusal(self, *arguments: str) -> str:
         """Return what ssh says on standard error, in lower case."""
+        # The first to ask for the deployment waits until it runs.
+        ssh = self.deployment.ssh
         start = time.monotonic()
-        done = self.deployment.ssh.run("ssh", *arguments)
+        done = ssh.run("ssh", *arguments)
         self.assertNotEqual(done.returncode, 0)
         self.assertLess(time.monotonic() - start, SOON)
         self.assertEqual(done.stdout, b"")
