@@ -25,6 +25,7 @@ from rtunnel.config import load_proxy
 from rtunnel.errors import OpenRefused
 from rtunnel.naming import Target
 from rtunnel.proxy.service import ProxyService
+from rtunnel.tap.lean_polling import use_lean_polling
 from rtunnel.tcp_stream import TcpStream
 from rtunnel.trust.identity import UserIdentity
 
@@ -86,6 +87,7 @@ def main() -> None:
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)])
     proxy = ProxyService(load_proxy(Path(config)), reactor, now=time.time)
     entry = Entry(proxy, int(target_port))
+    use_lean_polling(reactor)  # as the program does
     reactor.listenTCP(int(port), entry, backlog=4096, interface="127.0.0.1")
     proxy.started.addErrback(_tell)
     reactor.callWhenRunning(proxy.startService)

@@ -29,6 +29,7 @@ from twisted.python.usage import Options, UsageError
 
 from rtunnel.errors import ConfigError, RtunnelError
 from rtunnel.logging_format import LOG_FORMATS, make_observer
+from rtunnel.tap.lean_polling import use_lean_polling
 from rtunnel.tap.signals import Signals, Stoppable
 from rtunnel.tap.spare_memory import SpareMemory, find_trim
 
@@ -162,6 +163,7 @@ class Program(MultiService):
         """Start, and watch how that goes."""
         # "Starting factory ..." for each connection to a target is no news.
         Factory.noisy = False
+        use_lean_polling(self._reactor)
         signals = Signals(self._reactor, self._reload)
         self._reactor.callWhenRunning(signals.install)
         super().startService()
