@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
@@ -32,26 +32,37 @@ async def resolve(reactor: IReactorPluggableNameResolver, host: str) -> tuple[st
     :returns: IPv4 and IPv6 addresses as text, each once; none when the name does not
         resolve, at most :data:`MAX_ADDRESSES`.
     """
+    known = addresses_without_lookup(host)
+    if known is not None:
+        return known
+    receiver = Receiver()
+    reactor.nameResolver.resolveHostName(receiver, host)
+    return await receiver.done
+
+
+def addresses_without_lookup(host: str) -> tuple[str, ...] | None:
+    """What :func:`resolve` says without asking anybody; None when it has to."""
     if isIPAddress(host) or isIPv6Address(host):
         return (host,)
     name = host.removesuffix(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return LOOPBACK
-    receiver = _Receiver()
-    reactor.nameResolver.resolveHostName(receiver, host)
-    return await receiver.done
+    return None
 
 
 @implementer(IResolutionReceiver)
-class _Receiver:
+class Receiver:
     """Collects what a resolver finds.
 
     Cancelling ``done`` only means that the answer is not waited for: a resolver that
     runs in a thread cannot be stopped.
+
+    :param ended: called when the resolver is done, whether somebody waits or not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Callable[[], None] = lambda: None) -> None:
         self.done: Deferred[tuple[str, ...]] = Deferred()
+        self._ended = ended
         self._found: dict[str, None] = {}
 
     def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
@@ -67,6 +78,7 @@ class _Receiver:
 
     def resolutionComplete(self) -> None:
         """There are no more."""
+        self._ended()
         # A cancelled Deferred takes one result more and drops it.
         self.done.callback(tuple(self._found))
 

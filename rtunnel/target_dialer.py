@@ -23,7 +23,8 @@ from rtunnel.errors import (
     OpenRefused,
 )
 from rtunnel.happy_eyeballs import first_success
-from rtunnel.resolution import interleaved, resolve
+from rtunnel.lookups import Lookups
+from rtunnel.resolution import interleaved
 from rtunnel.tcp_stream import TcpStream, connect_tcp
 from rtunnel.trust.targets import TargetPatterns, Verdict
 
@@ -56,6 +57,7 @@ class TargetDialer:
         self._who = who
         self._allow = allow
         self._pinned = dict(pinned)
+        self._lookups = Lookups(reactor)
 
     def change(self, allow: TargetPatterns, pinned: Mapping[str, str]) -> None:
         """Decide by these from now on. What is open stays."""
@@ -75,14 +77,15 @@ class TargetDialer:
             return verdict
         return self._allow.allows_address(host, address, port, pinned == address)
 
-    async def dial(self, host: str, port: int) -> TcpStream:
+    async def dial(self, host: str, port: int, person: str = "") -> TcpStream:
         """Connect to a target, if it is allowed.
 
         :param host: name or IP address; "" is the agent's own host.
         :param port: TCP port.
+        :param person: who asks for it, and takes turns with others.
         :raises OpenRefused: not allowed (code 1), or not to be reached (code 2).
         """
-        dialled = Deferred.fromCoroutine(self._dial(host, port))
+        dialled = Deferred.fromCoroutine(self._dial(host, port, person))
         dialled.addTimeout(DIAL_TIMEOUT, self._reactor)
         try:
             return await dialled
@@ -93,12 +96,12 @@ class TargetDialer:
                 f"{DIAL_TIMEOUT:g} s",
             ) from None
 
-    async def _dial(self, host: str, port: int) -> TcpStream:
+    async def _dial(self, host: str, port: int, person: str) -> TcpStream:
         # Before anything is resolved: the resolver may be somebody else's.
         verdict = self._allow.allows_name(host, port)
         if not verdict:
             raise self._prohibited(verdict.reason)
-        permitted = await self._permitted_addresses(host, port)
+        permitted = await self._permitted_addresses(host, port, person)
         return await first_success(
             [
                 partial(self._connect, host, address, port)
@@ -107,13 +110,15 @@ class TargetDialer:
             self._reactor,
         )
 
-    async def _permitted_addresses(self, host: str, port: int) -> list[str]:
+    async def _permitted_addresses(
+        self, host: str, port: int, person: str
+    ) -> list[str]:
         name = (host or "localhost").lower().removesuffix(".")
         pinned = self._pinned.get(name)
         if pinned is not None:
             addresses: tuple[str, ...] = (pinned,)
         else:
-            addresses = await resolve(self._reactor, name)
+            addresses = await self._lookups.resolve(name, person)
         if not addresses:
             raise OpenRefused(
                 OPEN_CONNECT_FAILED,

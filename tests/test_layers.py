@@ -51,6 +51,7 @@ FLOORS = (
         "rtunnel.renewal_timer",
         "rtunnel.trust_files",
         "rtunnel.resolution",
+        "rtunnel.lookups",
         "rtunnel.happy_eyeballs",
         "rtunnel.target_dialer",
         "rtunnel.audit",

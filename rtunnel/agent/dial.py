@@ -145,7 +145,7 @@ class Site:
     async def _dial(self, request: TransportRequest) -> TcpStream:
         """Connect to a target that is still allowed when it has accepted."""
         changes = self._strict_changes
-        stream = await self.dial(request.host, request.port)
+        stream = await self.dial(request.host, request.port, request.user)
         if changes != self._strict_changes:
             verdict = self._dialer.still_allows(
                 request.host, stream.peer_address, request.port
@@ -158,6 +158,6 @@ class Site:
                 )
         return stream
 
-    async def dial(self, host: str, port: int) -> TcpStream:
+    async def dial(self, host: str, port: int, person: str = "") -> TcpStream:
         """Connect to a target; see :meth:`TargetDialer.dial`."""
-        return await self._dialer.dial(host, port)
+        return await self._dialer.dial(host, port, person)

@@ -160,7 +160,7 @@ class Dispatcher:
         if isinstance(decision, Deny):
             raise refusals.not_allowed(user.name, target, decision.other_times)
         if target.cluster == self._own_cluster:
-            return Reached(await self._local.dial(target), None)
+            return Reached(await self._local.dial(target, user.name), None)
         failures = _Failures(self._clock.seconds() + GIVE_UP_AFTER)
         reached = await self._through_tunnels(user, target, connection_id, failures)
         if reached is None and proof is not None:

@@ -22,9 +22,10 @@ class LocalSite:
             reactor, "this proxy's [local] allow list", allow, {}
         )
 
-    async def dial(self, target: Target) -> TcpStream:
+    async def dial(self, target: Target, person: str) -> TcpStream:
         """Connect to a target.
 
+        :param person: who asks for it, and takes turns with others.
         :raises OpenRefused: when it is not listed, or cannot be connected to.
         """
-        return await self._dialer.dial(target.host, target.port)
+        return await self._dialer.dial(target.host, target.port, person)

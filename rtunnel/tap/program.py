@@ -29,6 +29,7 @@ from twisted.python.usage import Options, UsageError
 
 from rtunnel.errors import ConfigError, RtunnelError
 from rtunnel.logging_format import LOG_FORMATS, make_observer
+from rtunnel.lookups import THREADS
 from rtunnel.tap.lean_polling import use_lean_polling
 from rtunnel.tap.signals import Signals, Stoppable
 from rtunnel.tap.spare_memory import SpareMemory, find_trim
@@ -74,6 +75,9 @@ class RunningReactor(Stoppable, Protocol):
 
     def callWhenRunning(self, callable: Callable[..., object]) -> object:
         """Run ``callable`` once the reactor runs; see ``IReactorCore``."""
+
+    def suggestThreadPoolSize(self, size: int) -> object:
+        """Have at most so many threads; see ``IReactorThreads``."""
 
     def addSystemEventTrigger(
         self, phase: str, eventType: str, callable: Callable[..., object]
@@ -166,6 +170,7 @@ class Program(MultiService):
         use_lean_polling(self._reactor)
         signals = Signals(self._reactor, self._reload)
         self._reactor.callWhenRunning(signals.install)
+        self._reactor.suggestThreadPoolSize(THREADS)
         super().startService()
         if self._started is not None:
             self._started.addErrback(self._start_failed)
