@@ -39,9 +39,14 @@ ALONE = [
 #: These take long, and the same in every Python: they run once, beside interop.
 LONG = {
     Path("tests/cli/demo"),
+    Path("tests/ssh/test_channel_machine.py"),
+    Path("tests/ssh/test_connection_machine.py"),
     Path("tests/ssh/test_rekeying.py"),
+    Path("tests/ssh/test_transport_machine.py"),
     Path("tests/tap"),
     Path("tests/test_fuzz.py"),
+    Path("tests/wire/test_bit_flips.py"),
+    Path("tests/wire/test_window.py"),
 }
 
 #: These watch for as long as ``RTUNNEL_SOAK`` says.

@@ -11,7 +11,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import attrs
@@ -20,8 +19,8 @@ from tests.interop import targets
 from tests.interop.haproxy import HAProxy, Server
 from tests.interop.openssh import OpenSSH
 from tests.interop.peers import require_peer
-from tests.interop.processes import LOOPBACK, Process, free_port, run, wait_until
-from tests.interop.programs import Agent, Program, Proxy, rtunnel, settings
+from tests.interop.processes import LOOPBACK, Process, free_port, wait_until
+from tests.interop.programs import Agent, Program, Proxy, rtunnel_here, settings
 from tests.interop.sshd import Sshd, make_key
 from tests.interop.tls import TlsAuthority
 
@@ -142,29 +141,24 @@ class Deployment:
         first, *further = self.all_proxies
         public = f"{self.layout.address}:{self.balancer_port}"
         state = ("--state", first.state)
-        run(
-            rtunnel(
-                "init",
-                *state,
-                *("--cluster", "a", "--public", public, *TTL),
-                *self._settings(first),
-            )
+        rtunnel_here(
+            "init",
+            *state,
+            *("--cluster", "a", "--public", public, *TTL),
+            *self._settings(first),
         )
-        commands = [
-            rtunnel(
+        for proxy in further:
+            rtunnel_here(
                 *("proxy", "sign", proxy.name, *state, "--out", proxy.state, *TTL),
                 *self._settings(proxy),
             )
-            for proxy in further
-        ]
-        commands += [self._agent_sign("b", agent) for agent in self.agents]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(run, commands))
+        for agent in self.agents:
+            self._sign_agent("b", agent)
         self.ssh = self.person(USER, "ops")
 
-    def _agent_sign(self, cluster: str, agent: Agent) -> list[str | Path]:
+    def _sign_agent(self, cluster: str, agent: Agent) -> None:
         state = ("--state", self.all_proxies[0].state)
-        return rtunnel(
+        rtunnel_here(
             *("agent", "sign", cluster, *state, "--out", agent.state, *TTL),
             *settings(
                 [
@@ -178,7 +172,7 @@ class Deployment:
     def add_agent(self, cluster: str, name: str) -> Agent:
         """Sign one more agent, of any cluster; the caller starts it."""
         agent = self.adopt_agent(name)
-        run(self._agent_sign(cluster, agent))
+        self._sign_agent(cluster, agent)
         return agent
 
     def adopt_agent(self, name: str) -> Agent:
@@ -205,12 +199,10 @@ class Deployment:
             directory.mkdir(exist_ok=True)
             make_key(directory / "id")
         state = ("--state", self.all_proxies[0].state)
-        run(
-            rtunnel(
-                *("user", "sign", name, *state, "--key", directory / "id.pub"),
-                *(word for each in principals for word in ("--principal", each)),
-                *("--ttl", "1h", "--force"),
-            )
+        rtunnel_here(
+            *("user", "sign", name, *state, "--key", directory / "id.pub"),
+            *(word for each in principals for word in ("--principal", each)),
+            *("--ttl", "1h", "--force"),
         )
         return self.client(directory, directory / "id-cert.pub")
 
@@ -246,7 +238,7 @@ class Deployment:
     def ssh_config(self) -> str:
         """Return what the operator gives to people who use cluster b."""
         state = ("--state", self.all_proxies[0].state)
-        return run(rtunnel("ssh-config", *state, "--cluster", "b")).stdout
+        return rtunnel_here("ssh-config", *state, "--cluster", "b")
 
     def target(self, behaviour: str) -> int:
         """Start a target of :mod:`tests.interop.targets` and return its port."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.cli.running import rtunnel as carry_out
 from tests.interop.processes import Process, free_port, wait_until
 
 
@@ -17,6 +18,19 @@ def rtunnel(*arguments: str | Path) -> list[str | Path]:
     """Return the command line of the ``rtunnel`` command, installed or not."""
     script = "from rtunnel.cli.main import main; main()"
     return [sys.executable, "-c", script, *arguments]
+
+
+def rtunnel_here(*arguments: str | Path) -> str:
+    """Carry out a command line of ``rtunnel`` in this process; what it printed.
+
+    For what a test needs and does not look at: the start of a Python takes longer than
+    what most commands do.
+
+    :raises AssertionError: when it fails.
+    """
+    outcome = carry_out(*arguments)
+    assert not outcome.code, f"rtunnel {' '.join(map(str, arguments))}: {outcome.err}"
+    return outcome.out
 
 
 def twistd(plugin: str, config: Path) -> list[str | Path]:
