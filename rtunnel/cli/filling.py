@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,10 @@ from rtunnel.state_directory import (
     write_private,
     write_public,
 )
+
+#: Bytes that have to find room before anything is asked for. An agent's files take a
+#: tenth of it, and so do a proxy's but for a long ``authorized_keys``.
+ROOM = 64 * 1024
 
 
 @attrs.frozen
@@ -57,6 +62,14 @@ def check_fillable(directory: Path, names: Sequence[str], *, force: bool) -> Non
         raise KeyFileError(
             f"{there}: nothing can be written there; take another directory"
         )
+    try:
+        with tempfile.TemporaryFile(dir=there) as probe:
+            probe.write(bytes(ROOM))
+    except OSError as error:
+        raise KeyFileError(
+            f"{there}: nothing can be written there: {error.strerror}; make room, or "
+            "take another directory"
+        ) from None
 
 
 def fill(directory: Path, files: Sequence[NewFile], *, force: bool) -> None:

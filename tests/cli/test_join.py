@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from rtunnel.trust.join_token import JoinLine, new_token
 from tests.cli.running import CommandTestCase
+from tests.interop.processes import environment
 
 LINE = JoinLine("agent", "b", ("127.0.0.1:1",), ("SHA256:" + "A" * 43,), new_token())
 PROXY_LINE = JoinLine("proxy", "a", LINE.addresses, LINE.host_cas, LINE.token)
@@ -44,6 +48,26 @@ class JoinTests(CommandTestCase):
             for line in (LINE, PROXY_LINE):
                 refused = self.join_refused(line)
                 self.assertIn("file: is not a directory", refused)
+
+    def test_a_disk_that_is_full(self) -> None:
+        """Likewise; a limit for the size of files stands for it."""
+        command = ("-m", "rtunnel.cli.main", "join", str(LINE), "--state", self.state)
+        done = subprocess.run(
+            ["sh", "-c", 'ulimit -f 0; exec "$0" "$@"', sys.executable, *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(),
+        )
+        self.assertEqual(
+            (done.returncode, done.stderr),
+            (
+                1,
+                f"rtunnel: {self.directory}: nothing can be written there: File too "
+                "large; make room, or take another directory\n",
+            ),
+        )
+        self.assertEqual(list(self.directory.iterdir()), [])
 
     def test_settings_that_cannot_be(self) -> None:
         """Likewise."""
