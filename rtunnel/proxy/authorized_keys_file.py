@@ -38,7 +38,7 @@ class AuthorizedKeysFile:
             self._problem = None
             return self._keys
         except OSError as error:
-            return self._unreadable(str(error))
+            return self._unreadable(error.strerror or str(error))
         stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         if stamp == self._stamp:
             return self._keys
@@ -47,7 +47,7 @@ class AuthorizedKeysFile:
         try:
             text = self._path.read_text("utf-8", "replace")
         except OSError as error:
-            return self._unreadable(str(error))
+            return self._unreadable(error.strerror or str(error))
         self._stamp, self._problem = stamp, None
         self._keys = AuthorizedKeys.parse(text)
         for problem in self._keys.problems:
