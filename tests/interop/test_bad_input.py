@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.interop.peers import require_peer
 from tests.interop.processes import LOOPBACK, run, wait_until
-from tests.interop.programs import rtunnel, twistd
+from tests.interop.programs import rtunnel_here, twistd
 from tests.interop.sharing import DeploymentTestCase
 from tests.interop.sshd import make_key
 
@@ -49,8 +49,8 @@ class StartTests(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, self.state)
         self.proxy, self.agent = self.state / "proxy", self.state / "agent"
         options = ("--cluster", "a", "--public", f"{LOOPBACK}:3023")
-        run(rtunnel("init", "--state", self.proxy, *options))
-        run(rtunnel("agent", "sign", "b", "--state", self.proxy, "--out", self.agent))
+        rtunnel_here("init", "--state", self.proxy, *options)
+        rtunnel_here("agent", "sign", "b", "--state", self.proxy, "--out", self.agent)
 
     def _complaint(self, plugin: str, config: Path) -> str:
         """Return what a program that does not start says."""

@@ -25,8 +25,8 @@ from rtunnel.wire.numbers import (
     MSG_USERAUTH_PK_OK,
     MSG_USERAUTH_REQUEST,
 )
-from tests.interop.processes import LOOPBACK, run
-from tests.interop.programs import Proxy, rtunnel, settings
+from tests.interop.processes import LOOPBACK
+from tests.interop.programs import Proxy, rtunnel_here, settings
 from tests.interop.socket_client import SocketClient
 from tests.interop.sshd import Sshd
 from tests.wire.examples import RawCertificate, option, private_key
@@ -44,12 +44,10 @@ class TamperingTests(SynchronousTestCase):
         self.directory = Path(tempfile.mkdtemp(prefix="rtunnel-"))
         self.addCleanup(shutil.rmtree, self.directory)
         self.proxy = Proxy("proxy-1", self.directory, LOOPBACK)
-        run(
-            rtunnel(
-                *("init", "--state", self.proxy.state, "--cluster", "a"),
-                *("--public", f"{LOOPBACK}:{self.proxy.port}"),
-                *settings(self.proxy.settings(advertise=False)),
-            )
+        rtunnel_here(
+            *("init", "--state", self.proxy.state, "--cluster", "a"),
+            *("--public", f"{LOOPBACK}:{self.proxy.port}"),
+            *settings(self.proxy.settings(advertise=False)),
         )
         ca = load_private_key(self.proxy.state / "user_ca")
         line = f'cert-authority,principals="alice" {ca.public.to_openssh()}'

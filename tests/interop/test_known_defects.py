@@ -43,7 +43,7 @@ from rtunnel.wire.numbers import (
 from tests.interop.deployment import Layout
 from tests.interop.limit_testing import Act, LimitTestCase
 from tests.interop.processes import run, wait_until
-from tests.interop.programs import rtunnel, twistd
+from tests.interop.programs import rtunnel_here, twistd
 from tests.interop.scripted_agent import ScriptedAgent
 from tests.interop.socket_client import SocketClient, target
 from tests.interop.test_limits_before_login import is_let_in, refused
@@ -303,7 +303,7 @@ class StartTests(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, self.directory)
         self.state = self.directory / "proxy"
         words = ("--cluster", "a", "--public", "127.0.0.1:3023")
-        run(rtunnel("init", "--state", self.state, *words))
+        rtunnel_here("init", "--state", self.state, *words)
 
     def test_no_proxy_starts_without_its_authorities(self) -> None:
         """Missing or empty, the line says which."""

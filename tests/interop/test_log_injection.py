@@ -37,8 +37,8 @@ from rtunnel.wire.numbers import (
     MSG_USERAUTH_REQUEST,
 )
 from tests.interop import targets
-from tests.interop.processes import LOOPBACK, Process, free_port, run, wait_until
-from tests.interop.programs import Agent, Proxy, rtunnel, settings
+from tests.interop.processes import LOOPBACK, Process, free_port, wait_until
+from tests.interop.programs import Agent, Proxy, rtunnel_here, settings
 from tests.interop.socket_client import SocketClient
 from tests.interop.sshd import make_key
 from tests.interop.strangers import addresses
@@ -61,12 +61,10 @@ class ProxyTextLogTests(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, directory)
         self.directory = directory
         self.proxy = Proxy("proxy-1", directory, LOOPBACK)
-        run(
-            rtunnel(
-                *("init", "--state", self.proxy.state, "--cluster", "a"),
-                *("--public", f"{LOOPBACK}:{self.proxy.port}"),
-                *settings(self.proxy.settings(advertise=False)),
-            )
+        rtunnel_here(
+            *("init", "--state", self.proxy.state, "--cluster", "a"),
+            *("--public", f"{LOOPBACK}:{self.proxy.port}"),
+            *settings(self.proxy.settings(advertise=False)),
         )
         self.proxy.options = (
             *("--log-format", self.log_format, "--log-level", "debug"),
@@ -80,20 +78,16 @@ class ProxyTextLogTests(SynchronousTestCase):
         self.addCleanup(echo.kill)
         echo.wait_for_port(self.echo)
         self.agent = Agent("agent-1", directory)
-        run(
-            rtunnel(
-                *("agent", "sign", "b", "--state", self.proxy.state),
-                *("--out", self.agent.state, "--set", 'allow=["127.0.0.1:*"]'),
-            )
+        rtunnel_here(
+            *("agent", "sign", "b", "--state", self.proxy.state),
+            *("--out", self.agent.state, "--set", 'allow=["127.0.0.1:*"]'),
         )
         self.agent.options = self.proxy.options
         make_key(directory / "id")
         self.key = load_private_key(directory / "id")
-        run(
-            rtunnel(
-                *("user", "sign", "alice", "--state", self.proxy.state),
-                *("--key", directory / "id.pub", "--principal", "ops"),
-            )
+        rtunnel_here(
+            *("user", "sign", "alice", "--state", self.proxy.state),
+            *("--key", directory / "id.pub", "--principal", "ops"),
         )
         self.certificate = load_certificate(directory / "id-cert.pub")
         with (self.proxy.state / "authorized_keys").open("ab") as keys:
@@ -274,11 +268,9 @@ class ProxyTextLogTests(SynchronousTestCase):
         """What a tunnel says of itself, and of targets that it does not reach."""
         state = self.directory / "agent-of-c"
         if not state.exists():
-            run(
-                rtunnel(
-                    *("agent", "sign", "c", "--state", self.proxy.state),
-                    *("--out", state),
-                )
+            rtunnel_here(
+                *("agent", "sign", "c", "--state", self.proxy.state),
+                *("--out", state),
             )
         certificate = load_certificate(state / "agent_key-cert.pub")
         key = load_private_key(state / "agent_key")

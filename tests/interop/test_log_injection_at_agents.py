@@ -12,8 +12,8 @@ from typing import ClassVar
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.interop import rogue_proxy
-from tests.interop.processes import LOOPBACK, Process, free_port, run, wait_until
-from tests.interop.programs import Agent, rtunnel
+from tests.interop.processes import LOOPBACK, Process, free_port, wait_until
+from tests.interop.programs import Agent, rtunnel_here
 from tests.interop.rogue_proxy import LISTENERS
 from tests.interop.unbroken import NASTY, check_log
 
@@ -28,7 +28,7 @@ class AgentTextLogTests(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, self.directory)
         self.state = self.directory / "proxy"
         public = ("--public", f"{LOOPBACK}:3023")
-        run(rtunnel("init", "--state", self.state, "--cluster", "a", *public))
+        rtunnel_here("init", "--state", self.state, "--cluster", "a", *public)
         texts = self.directory / "texts"
         texts.write_text(json.dumps([text.hex() for text in NASTY]))
         count = LISTENERS * len(NASTY)
@@ -49,11 +49,9 @@ class AgentTextLogTests(SynchronousTestCase):
     def agent(self, name: str, *addresses: str) -> Agent:
         """An agent that dials them."""
         agent = Agent(name, self.directory)
-        run(
-            rtunnel(
-                *("agent", "sign", "b", "--state", self.state, "--out", agent.state),
-                *("--set", f"proxies={json.dumps(addresses)}"),
-            )
+        rtunnel_here(
+            *("agent", "sign", "b", "--state", self.state, "--out", agent.state),
+            *("--set", f"proxies={json.dumps(addresses)}"),
         )
         agent.options = ("--log-format", self.log_format, "--log-level", "debug")
         self.addCleanup(lambda: agent.process.kill())

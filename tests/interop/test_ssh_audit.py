@@ -20,7 +20,7 @@ from tests.interop.processes import (
     run,
     wait_until,
 )
-from tests.interop.programs import Agent, Proxy, rtunnel, settings
+from tests.interop.programs import Agent, Proxy, rtunnel_here, settings
 from tests.interop.sshd import make_key
 from tests.interop.test_algorithms import known_hosts_lines
 
@@ -62,7 +62,7 @@ class SshAuditTests(SynchronousTestCase):
         state = ("--state", self.proxy.state, "--cluster", "a")
         words = settings(self.proxy.settings(advertise=False))
         self.init: list[str | Path] = ["init", *state, "--public", self.public, *words]
-        run(rtunnel(*self.init))
+        rtunnel_here(*self.init)
 
     def command(self, *words: str | Path) -> list[str]:
         """A command line of ssh-audit that prints JSON."""
@@ -86,11 +86,9 @@ class SshAuditTests(SynchronousTestCase):
         port = free_port()
         state = self.directory / f"agent-{port}"
         proxies = settings([f'proxies=["{LOOPBACK}:{port}"]'])
-        run(
-            rtunnel(
-                *("agent", "sign", "b", "--state", self.proxy.state, "--out", state),
-                *proxies,
-            )
+        rtunnel_here(
+            *("agent", "sign", "b", "--state", self.proxy.state, "--out", state),
+            *proxies,
         )
         audit = Process(
             f"ssh-audit-{port}",
@@ -135,7 +133,7 @@ class SshAuditTests(SynchronousTestCase):
     def test_proxy_with_rsa_keys(self) -> None:
         """The same, with no word about the keys either."""
         types = ("--host-key-type", "rsa", "--ca-key-type", "rsa")
-        run(rtunnel(*self.init, *types, "--force"))
+        rtunnel_here(*self.init, *types, "--force")
         self.proxy.start()
         self.addCleanup(self.proxy.process.kill)
         self.proxy.wait_ready()
