@@ -40,6 +40,7 @@ class LiveCredentials:
             user=credentials.user_cas,
         )
         self._present = credentials
+        self._host_keys = (HostKey(credentials.key, credentials.certificate),)
 
     @property
     def present(self) -> ProxyCredentials:
@@ -58,7 +59,7 @@ class LiveCredentials:
 
     def host_keys(self) -> Sequence[HostKey]:
         """What to prove ourselves with to whoever connects now."""
-        return [HostKey(self._present.key, self._present.certificate)]
+        return self._host_keys
 
     def reload(self) -> bool:
         """Read the state directory again.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import attrs
 
 from rtunnel.wire.algorithms import HOST_KEY_ALGORITHMS, signature_algorithm
@@ -31,12 +33,7 @@ class HostKey:
     def algorithms(self) -> tuple[bytes, ...]:
         """Host key algorithms that it can do, those with the certificate first."""
         signatures = self.private.public.signature_algorithms
-        return tuple(
-            name
-            for name in HOST_KEY_ALGORITHMS
-            if signature_algorithm(name) in signatures
-            and (self.certificate is not None or name not in CERTIFICATE_ALGORITHMS)
-        )
+        return _algorithms(signatures, self.certificate is not None)
 
     def blob(self, algorithm: bytes) -> bytes:
         """What to show under one of :attr:`algorithms`: certificate or plain key."""
@@ -48,3 +45,13 @@ class HostKey:
     def sign(self, data: bytes, algorithm: bytes) -> bytes:
         """Sign ``data`` under one of :attr:`algorithms`."""
         return self.private.sign(data, signature_algorithm(algorithm))
+
+
+@cache
+def _algorithms(signatures: tuple[bytes, ...], certified: bool) -> tuple[bytes, ...]:
+    return tuple(
+        name
+        for name in HOST_KEY_ALGORITHMS
+        if signature_algorithm(name) in signatures
+        and (certified or name not in CERTIFICATE_ALGORITHMS)
+    )

@@ -6,12 +6,11 @@ under: memory that is allocated for each packet costs more than its encryption.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 from rtunnel.wire.packet_cipher import Buffer, PacketCipher
 
 
-@runtime_checkable
 class BulkCipher(PacketCipher, Protocol):
     """A packet cipher that also works from one buffer into another.
 
@@ -33,3 +32,9 @@ class BulkCipher(PacketCipher, Protocol):
         :param packet: length field, body and tag.
         :raises ProtocolError: when the packet is not authentic; ``body`` is of no use.
         """
+
+
+def as_bulk_cipher(cipher: PacketCipher) -> BulkCipher | None:
+    """The same cipher, if it also works from one buffer into another."""
+    # Asking a Protocol costs as much as a whole packet.
+    return cast(BulkCipher, cipher) if hasattr(cipher, "open_into") else None

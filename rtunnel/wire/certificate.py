@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import secrets
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 
 import attrs
 
@@ -47,6 +48,11 @@ MAX_CERTIFICATE_LENGTH = 64 * 1024
 
 #: Principals in one certificate; OpenSSH's own limit.
 MAX_PRINCIPALS = 256
+
+#: Certificates that are remembered as read, and as signed by whom they name: both are
+#: so or not for good, and cost as much as the rest of a login. Longer ones are not.
+MAX_REMEMBERED = 64
+MAX_REMEMBERED_LENGTH = 4096
 
 #: A ``valid_before`` that means "for ever".
 FOREVER = 2**64 - 1
@@ -136,6 +142,8 @@ class Certificate:
                 "limit"
             )
         try:
+            if len(blob) <= MAX_REMEMBERED_LENGTH:
+                return _parsed(blob)
             return cls._parse(blob)
         except ProtocolError as error:
             raise CertificateError(f"a malformed certificate: {error}") from None
@@ -282,6 +290,12 @@ class Certificate:
 
         :raises CertificateError: when it has not.
         """
+        if len(self.blob) <= MAX_REMEMBERED_LENGTH:
+            _check_signed(self)
+        else:
+            self._check_signed()
+
+    def _check_signed(self) -> None:
         signed = self.blob[: -len(string(self.signature))]
         check_signature(self.ca_key, self.signature, signed)
 
@@ -291,6 +305,19 @@ class Certificate:
             f"serial {self.serial} for {self.key.fingerprint} "
             f"by {self.ca_key.fingerprint}>"
         )
+
+
+# What raises is not remembered.
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)
+def _parsed(blob: bytes) -> Certificate:
+    return Certificate._parse(blob)
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)
+def _check_signed(certificate: Certificate) -> None:
+    certificate._check_signed()
 
 
 def sign_certificate(

@@ -7,6 +7,8 @@ Source: RFC 4253 section 7.1; RFC 8308 for ext-info; draft-miller-sshm-strict-ke
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from functools import lru_cache
+from typing import Any
 
 import attrs
 
@@ -70,26 +72,29 @@ class KexInit:
             raise ProtocolError(
                 f"a KEXINIT of {len(payload)} bytes; {MAX_KEXINIT_LENGTH} is the limit"
             )
-        reader = Reader(payload)
-        if reader.byte() != MSG_KEXINIT:
+        if payload[:1] != bytes((MSG_KEXINIT,)):
             raise ProtocolError("not a KEXINIT")
-        reader.take(COOKIE_LENGTH)
-        offer = cls(
-            payload=payload,
-            key_exchanges=reader.name_list(),
-            host_keys=reader.name_list(),
-            ciphers_client_to_server=reader.name_list(),
-            ciphers_server_to_client=reader.name_list(),
-            macs_client_to_server=reader.name_list(),
-            macs_server_to_client=reader.name_list(),
-            compressions_client_to_server=reader.name_list(),
-            compressions_server_to_client=reader.name_list(),
-            languages=(reader.name_list(), reader.name_list()),
-            guess_follows=reader.boolean(),
-        )
-        reader.uint32()
-        reader.end()
-        return offer
+        fields = payload[1 + COOKIE_LENGTH :]
+        if len(fields) <= _REMEMBERED_LENGTH:
+            return cls(payload, *_remembered_fields(fields))
+        return cls(payload, *_read_fields(fields))
+
+
+def _read_fields(fields: bytes) -> tuple[Any, ...]:
+    """What follows the cookie, in the order of :class:`KexInit`."""
+    reader = Reader(fields)
+    lists = [reader.name_list() for _ in range(8)]
+    languages = (reader.name_list(), reader.name_list())
+    guess_follows = reader.boolean()
+    reader.uint32()
+    reader.end()
+    return *lists, languages, guess_follows
+
+
+#: All but the cookie is the same whenever a program of one version and configuration
+#: connects. Longer offers than OpenSSH's are not remembered.
+_REMEMBERED_LENGTH = 2048
+_remembered_fields = lru_cache(maxsize=16)(_read_fields)
 
 
 @attrs.frozen

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from rtunnel.errors import ProtocolError
 from rtunnel.wire.buffer_pool import BufferPool
-from rtunnel.wire.bulk_cipher import BulkCipher
+from rtunnel.wire.bulk_cipher import BulkCipher, as_bulk_cipher
 from rtunnel.wire.numbers import MSG_CHANNEL_DATA
 from rtunnel.wire.packet_cipher import (
     LENGTH_SIZE,
@@ -137,7 +137,7 @@ class PacketSealer:
         :param reset_sequence: whether strict KEX is in force.
         """
         self._cipher = cipher
-        self._bulk = cipher if isinstance(cipher, BulkCipher) else None
+        self._bulk = as_bulk_cipher(cipher)
         self.packets = 0
         self.sealed = 0
         if reset_sequence:
@@ -354,7 +354,7 @@ class PacketOpener:
         :param reset_sequence: whether strict KEX is in force.
         """
         self._cipher = cipher
-        self._bulk = cipher if isinstance(cipher, BulkCipher) else None
+        self._bulk = as_bulk_cipher(cipher)
         self.packets = 0
         self.opened = 0
         if reset_sequence:

@@ -65,6 +65,33 @@ class CertificateCheckTests(SynchronousTestCase):
         self.check(RawCertificate(), principal="ops")
         self.check(RawCertificate(kind=2), kind=CertificateKind.HOST)
 
+    def test_one_that_was_accepted_before_is_checked_again(self) -> None:
+        """Only that its CA has signed it holds for good."""
+        raw = RawCertificate()
+        self.check(raw)
+        self.assert_refused("expired", raw, now=FOREVER - 1)
+        self.assert_refused(
+            "host certificate is needed", raw, kind=CertificateKind.HOST
+        )
+        with self.assertRaisesRegex(CertificateError, "no trusted CA"):
+            Certificate.from_blob(raw.blob()).check(
+                kind=CertificateKind.USER, trusted=set(), now=NOW, source="192.0.2.1"
+            )
+        self.check(raw)
+
+    def test_one_that_was_refused_before_is_refused_again(self) -> None:
+        """A wrong signature is not taken for one that was looked at."""
+        good = RawCertificate().blob()
+        bad = good[:-1] + bytes((good[-1] ^ 1,))
+        for _ in range(2):
+            with self.assertRaisesRegex(CertificateError, "signature is wrong"):
+                Certificate.from_blob(bad).check(
+                    kind=CertificateKind.USER,
+                    trusted={CA.public},
+                    now=NOW,
+                    source="192.0.2.1",
+                )
+
     def test_one_kind_is_not_accepted_as_the_other(self) -> None:
         """Neither way round."""
         self.assert_refused("a host certificate where a user", RawCertificate(kind=2))

@@ -100,6 +100,20 @@ class KexInitTests(SynchronousTestCase):
         self.assertEqual(built.compressions_client_to_server, (b"none",))
         self.assertEqual(built.compressions_server_to_client, (b"none",))
 
+    def test_each_is_its_own_payload_though_all_offer_the_same(self) -> None:
+        """The cookie is in it, and the whole of it is hashed."""
+        one, two = (
+            KexInit.parse(
+                build_kexinit(
+                    EVERYTHING, HOST_KEY_ALGORITHMS, cookie, is_client=True, first=True
+                ).payload
+            )
+            for cookie in (b"1" * 16, b"2" * 16)
+        )
+        self.assertIn(b"1" * 16, one.payload)
+        self.assertIn(b"2" * 16, two.payload)
+        self.assertEqual(attrs.evolve(one, payload=two.payload), two)
+
     def test_a_kexinit_has_a_limit(self) -> None:
         """16 KiB."""
         names = [b"x" * MAX_KEXINIT_LENGTH]
