@@ -7,11 +7,14 @@ from uuid import uuid4
 
 import click
 
+from rtunnel.cli.filling import NewFile, check_fillable, fill
 from rtunnel.cli.issuing import (
+    CAS,
+    PROXY_FILES,
     check_state,
     parse_proxy_toml,
+    proxy_files,
     sign_host_key,
-    write_host_key,
 )
 from rtunnel.cli.options import (
     cluster_name,
@@ -24,20 +27,7 @@ from rtunnel.cli.options import (
 )
 from rtunnel.cli.printing import shell_path, steps
 from rtunnel.config import Address, ProxyConfig, proxy_toml
-from rtunnel.state_directory import (
-    AGENT_CA,
-    AUTHORIZED_KEYS,
-    HOST_CA,
-    HOST_KEY,
-    PROXY_CONFIG,
-    USER_CA,
-    certificate_path,
-    make_directory,
-    public_path,
-    refuse_existing,
-    write_key_pair,
-    write_public,
-)
+from rtunnel.state_directory import AUTHORIZED_KEYS, HOST_CA, PROXY_CONFIG
 from rtunnel.wire.keys import PrivateKey
 
 FIRST_AUTHORIZED_KEYS = """\
@@ -92,30 +82,32 @@ def init(
     text = proxy_toml({"cluster": cluster, "ssh": {"public": public}}, settings)
     config = parse_proxy_toml(text)
     check_state(config, state)
-    authorities = {name: state / name for name in (HOST_CA, AGENT_CA, USER_CA)}
-    keys = [*authorities.values(), state / HOST_KEY]
-    if not force:
-        refuse_existing(
-            [
-                *keys,
-                *map(public_path, keys),
-                certificate_path(state / HOST_KEY),
-                state / PROXY_CONFIG,
-            ]
-        )
-    make_directory(state)
+    # People's keys that are there stay, with --force as well.
+    names = [
+        *CAS,
+        *(name for name in PROXY_FILES if name != AUTHORIZED_KEYS),
+    ]
+    check_fillable(state, names, force=force)
     host_ca = PrivateKey.generate(ca_key_type)
     host_key = PrivateKey.generate(host_key_type)
     certificate = sign_host_key(
         host_ca, host_key.public, str(uuid4()), config, config, ttl, [config.name]
     )
-    for name, path in authorities.items():
-        key = host_ca if name == HOST_CA else PrivateKey.generate(ca_key_type)
-        write_key_pair(path, key, f"rtunnel {name} of {config.cluster}", force=force)
-    write_host_key(state, host_key, certificate, force=force)
-    write_public(state / PROXY_CONFIG, text, force=force)
-    if not (state / AUTHORIZED_KEYS).exists():
-        write_public(state / AUTHORIZED_KEYS, FIRST_AUTHORIZED_KEYS)
+    authorities = {
+        name: host_ca if name == HOST_CA else PrivateKey.generate(ca_key_type)
+        for name in CAS
+    }
+    trusted = {
+        name: key.public.to_openssh(f"rtunnel {name} of {config.cluster}") + "\n"
+        for name, key in authorities.items()
+    }
+    files = [
+        *(NewFile(name, key.to_openssh(), True) for name, key in authorities.items()),
+        *proxy_files(host_key, certificate, trusted, FIRST_AUTHORIZED_KEYS, text),
+    ]
+    if (state / AUTHORIZED_KEYS).exists():
+        files = [file for file in files if file.name in names]
+    fill(state, files, force=force)
     click.echo(_next_steps(state, config))
 
 

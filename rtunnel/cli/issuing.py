@@ -22,11 +22,8 @@ from rtunnel.state_directory import (
     HOST_KEY,
     PROXY_CONFIG,
     USER_CA,
-    certificate_path,
     load_trust_anchors,
     public_path,
-    write_key_pair,
-    write_public,
 )
 from rtunnel.trust.authority import CertificateAuthority
 from rtunnel.wire.algorithms import HOST_KEY_ALGORITHMS
@@ -122,20 +119,6 @@ def sign_host_key(
 def host_certificate_line(certificate: Certificate) -> str:
     """A host certificate as the text of its file."""
     return certificate.to_openssh(f"rtunnel proxy {certificate.key_id}") + "\n"
-
-
-def write_host_key(
-    directory: Path, key: PrivateKey, certificate: Certificate, *, force: bool
-) -> None:
-    """Write a proxy's key pair and certificate.
-
-    :raises KeyFileError: one is there already, or cannot be written.
-    """
-    path = directory / HOST_KEY
-    write_key_pair(path, key, f"rtunnel proxy {certificate.key_id}", force=force)
-    write_public(
-        certificate_path(path), host_certificate_line(certificate), force=force
-    )
 
 
 def public_key_lines(keys: Iterable[PublicKey], comment: str) -> str:

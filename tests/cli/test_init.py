@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from uuid import UUID
 
@@ -12,7 +14,7 @@ from rtunnel.state_directory import load_certificate, load_proxy_credentials
 from rtunnel.wire.keys import KEY_TYPES
 from tests.cli.running import CommandTestCase
 from tests.interop.peers import require_peer
-from tests.interop.processes import run
+from tests.interop.processes import environment, run
 
 LB = "lb.example.com:3023"
 PRIVATE = {"host_ca", "agent_ca", "user_ca", "host_key"}
@@ -163,6 +165,28 @@ class InitTests(CommandTestCase):
         self.assertEqual(
             set(self.snapshot(self.state)), {"user_ca.pub", "authorized_keys"}
         )
+
+    def test_a_disk_that_is_full_leaves_nothing_behind(self) -> None:
+        """So that the next try needs no --force; a limit for files stands for it."""
+        verb = ("-m", "rtunnel.cli.main", "init", "--state", self.state)
+        options = ("--cluster", "a", "--public", LB)
+        done = subprocess.run(
+            [
+                "sh",
+                "-c",
+                'ulimit -f 0; exec "$0" "$@"',
+                sys.executable,
+                *verb,
+                *options,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(),
+        )
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"\A.*nothing can be written there: .*\n\Z")
+        self.assertEqual(list(self.directory.iterdir()), [])
 
     def test_force_makes_everything_new_but_the_people(self) -> None:
         """authorized_keys is written by hand, and would be lost."""
