@@ -18,12 +18,15 @@ INTEROP = Path("tests/interop")
 
 #: These take longest, so they begin first.
 FIRST = [
+    INTEROP / "test_discovery.py",
     INTEROP / "test_rotation.py",
     INTEROP / "test_failures.py",
     INTEROP / "test_slow_reader.py",
     INTEROP / "test_pinned_balancer.py",
     INTEROP / "test_join.py",
     INTEROP / "test_firewalls.py",
+    INTEROP / "test_bad_input.py",
+    INTEROP / "test_algorithms.py",
 ]
 
 #: These say how fast something is, or how long it may take, while others want as much
