@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -29,6 +29,7 @@ from rtunnel.proxy.join_verifier import check_new_key
 from rtunnel.proxy.session_stream import send_exit_status
 from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
+from rtunnel.ssh.transport import ServerTransport
 from rtunnel.trust.identity import JoinIdentity
 from rtunnel.trust.join_token import TOKEN_REFUSED
 from rtunnel.trust.signing_role import ROLES, Role
@@ -138,17 +139,38 @@ class Joiner:
             raise OpenRefused(
                 OPEN_ADMINISTRATIVELY_PROHIBITED, "a token is for one session"
             )
-        self._session = JoinSession(self.identity, self._desk, self._clock)
+        self._session = JoinSession(
+            self.identity, self._desk, self._clock, self._decided
+        )
         return self._session.attach
+
+    def _decided(self, is_good: bool) -> None:
+        # Its source is treated like that of any other login that is good, or not.
+        if self._connection is not None:
+            transport = cast(ServerTransport, self._connection.transport)
+            if is_good:
+                transport.token_was_good()
+            else:
+                transport.token_was_refused()
 
 
 class JoinSession:
-    """The one session of a newcomer."""
+    """The one session of a newcomer.
+
+    :param decided: hears whether the token was good, once that has been tried.
+    """
 
     _log = Logger()
 
-    def __init__(self, identity: JoinIdentity, desk: Desk, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        identity: JoinIdentity,
+        desk: Desk,
+        clock: IReactorTime,
+        decided: Callable[[bool], None],
+    ) -> None:
         self._identity = identity
+        self._decided = decided
         self._desk = desk
         self._clock = clock
         self._busy = False
@@ -200,6 +222,7 @@ class JoinSession:
         )
 
     def _joined(self, bundle: str) -> None:
+        self._decided(True)
         self._channel.write(bundle.encode("utf-8"))
         self._exit(0)
 
@@ -207,6 +230,7 @@ class JoinSession:
         if failure.check(CancelledError):
             return
         if failure.check(SigningRefused):
+            self._decided(False)
             self._fail(TOKEN_REFUSED)
         elif failure.check(SigningUnavailable):
             self._fail(str(failure.value))

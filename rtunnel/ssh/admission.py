@@ -268,6 +268,7 @@ class Ticket:
         self._admission = admission
         self._address = ""
         self._is_logged_in = False
+        self._is_known = False
         self._has_left = False
 
     def found(self, address: str) -> None:
@@ -294,13 +295,15 @@ class Ticket:
         :param offence: what it did instead of logging in.
         """
         admission, penalties = self._admission, self._admission.penalties
-        if self._is_logged_in:
-            self._is_logged_in = False
+        if self._is_known:
+            self._is_known = self._is_logged_in = False
             if penalties is not None and self.source is not None:
                 penalties.logged_out(self.source, admission.now())
-        if not self.counted:
+        if not self.counted and not self._is_logged_in:
             return
-        self._uncount()
+        self._is_logged_in = False
+        if self.counted:
+            self._uncount()
         if (
             penalties is not None
             and offence is not None
@@ -309,16 +312,28 @@ class Ticket:
         ):
             penalties.add(self.source, offence, admission.now())
 
-    def logged_in(self) -> None:
-        """It has logged in; call :meth:`leave` when it is gone."""
+    def logged_in(self, as_somebody: bool = True) -> None:
+        """It has logged in; call :meth:`leave` when it is gone.
+
+        :param as_somebody: False for the bearer of a token: its source is no better
+            known for it, and it can still come in vain.
+        """
         if not self.counted:
             return
         self._uncount()
         self._is_logged_in = True
         if self.source is not None:
             self._admission.pace.give_back(self.source)
-            if self._admission.penalties is not None:
-                self._admission.penalties.logged_in(self.source)
+        if as_somebody:
+            self.is_somebody()
+
+    def is_somebody(self) -> None:
+        """Who is logged in is known: its source gets no penalties."""
+        if not self._is_logged_in or self._is_known:
+            return
+        self._is_known = True
+        if self.source is not None and self._admission.penalties is not None:
+            self._admission.penalties.logged_in(self.source)
 
     def _uncount(self) -> None:
         self.counted = False

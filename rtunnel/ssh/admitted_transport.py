@@ -306,10 +306,23 @@ class AdmittedTransport(PacketTransport):
         self._offence = Offence.GRACE_EXCEEDED
         super().login_grace_over()
 
-    def logged_in(self) -> None:
-        """Somebody has: it is no stranger's connection any more."""
+    def logged_in(self, as_somebody: bool = True) -> None:
+        """Somebody has: it is no stranger's connection any more.
+
+        :param as_somebody: False for the bearer of a token.
+        """
         if self._ticket is not None:
-            self._ticket.logged_in()
+            self._ticket.logged_in(as_somebody)
+
+    def token_was_good(self) -> None:
+        """The bearer of a token is somebody now."""
+        if self._ticket is not None:
+            self._ticket.is_somebody()
+
+    def token_was_refused(self) -> None:
+        """The token has logged in its bearer and was refused after all: that counts as
+        a refused login."""
+        self._offence = Offence.LOGIN_REFUSED
 
     def connection_ended(self) -> None:
         """No longer count it, but what it did if nobody had logged in."""
@@ -318,7 +331,8 @@ class AdmittedTransport(PacketTransport):
         if self._postponed is not None:
             self._listener.turns.give_up(self._turn_source, self._my_turn)
         if self._ticket is not None:
-            self._ticket.leave(self._offence or self._least_offence())
+            least = None if self.authenticated else self._least_offence()
+            self._ticket.leave(self._offence or least)
         if self._turned_away:
             self._listener.admission.gone()
 

@@ -30,7 +30,7 @@ from rtunnel.ssh.limits import TransportLimits
 from rtunnel.ssh.packet_transport import PacketTransport
 from rtunnel.ssh.userauth import USERAUTH_SERVICE, LoginRules, UserAuthServer
 from rtunnel.ssh.userauth_client import Credentials, TokenCredentials, UserAuthClient
-from rtunnel.trust.identity import Identity
+from rtunnel.trust.identity import Identity, JoinIdentity
 from rtunnel.trust.login_proof import LoginProof
 from rtunnel.wire.algorithms import Algorithms, server_sig_algs
 from rtunnel.wire.certificate import Certificate
@@ -130,7 +130,7 @@ class ServerTransport(AdmittedTransport, SSHServerTransport):
         self.identity = identity
         self.login_proof = proof
         self.sendPacket(MSG_USERAUTH_SUCCESS, b"")
-        self.logged_in()
+        self.logged_in(as_somebody=not isinstance(identity, JoinIdentity))
         self.start_service(service)
         self._tell_host_keys(service)
 

@@ -28,6 +28,7 @@ from rtunnel.errors import (
 from rtunnel.naming import printable
 from rtunnel.ssh.interfaces import ConnectionService
 from rtunnel.trust.identity import Identity
+from rtunnel.trust.join_token import TOKEN_REFUSED
 from rtunnel.trust.login_proof import (
     CONNECTION_SERVICE,
     MAX_USERNAME_LENGTH,
@@ -37,8 +38,9 @@ from rtunnel.trust.login_proof import (
 )
 from rtunnel.wire.algorithms import MAX_SIGNATURE_LENGTH
 from rtunnel.wire.certificate import MAX_CERTIFICATE_LENGTH, parse_public_key
-from rtunnel.wire.data_types import Reader, boolean, name_list, string
+from rtunnel.wire.data_types import Reader, boolean, name_list, string, text
 from rtunnel.wire.numbers import (
+    MSG_USERAUTH_BANNER,
     MSG_USERAUTH_FAILURE,
     MSG_USERAUTH_PK_OK,
     MSG_USERAUTH_REQUEST,
@@ -166,6 +168,7 @@ class UserAuthServer(SSHService):
     def __init__(self, rules: LoginRules) -> None:
         self._rules = rules
         self._attempts = 0
+        self._has_said = False
         self._promised: tuple[bytes, bytes] | None = None
         self._deciding: Deferred[Identity] | None = None
         # Refusals of keys that were shown only: none of them, if another one is taken.
@@ -306,6 +309,11 @@ class UserAuthServer(SSHService):
         self._log_refused(printable(JOIN_USERNAME), reason)
         if self._rules.events is not None:
             self._rules.events.token_refused(self.transport.peer_address, token, reason)
+        if not self._has_said:
+            # Once: the user of a stock ssh sees nothing else but that it was refused.
+            self._has_said = True
+            sentence = text(f"rtunnel: {TOKEN_REFUSED}\r\n")
+            self.transport.sendPacket(MSG_USERAUTH_BANNER, sentence + text(""))
         self._send_failure(JOIN_USERNAME)
 
     def _token_decided(self, act: Callable[[], None]) -> None:

@@ -317,6 +317,29 @@ class PenaltyTests(JoiningTestCase):
         good = await self.add()
         self.assertIn("no proxy can be reached", await self.refusal(good))
 
+    async def test_who_is_refused_after_the_login_is_so_too(self) -> None:
+        """A token of the other kind logs in, and is good for nothing; to have shown it
+        does not make its bearer known."""
+        line = await self.add()
+        key = PrivateKey.generate().public.to_openssh().encode() + b"\n"
+        for _ in range(4):
+            connection = await self.log_in(line)
+            session = await Session.of(connection, "proxy", key)
+            self.assertIn(TOKEN_REFUSED, session.errors.decode())
+            connection.close("refused")
+            await self.until(lambda: not self.proxy.parts.accepted._joiners)
+        with self.assertRaises(ConnectionFailed):
+            await self.log_in(line)
+
+    async def test_who_has_joined_is_known(self) -> None:
+        """As after any other login: what was before, and comes soon after, is nothing
+        to be refused for."""
+        for _ in range(2):
+            self.assertEqual(await self.refusal(self.line(NEVER_MADE)), TOKEN_REFUSED)
+        await self.join(await self.add())
+        for _ in range(4):
+            self.assertEqual(await self.refusal(self.line(NEVER_MADE)), TOKEN_REFUSED)
+
 
 class PeerListenerTests(JoiningTestCase):
     """A listener for peers alone."""

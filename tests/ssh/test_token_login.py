@@ -19,13 +19,15 @@ from rtunnel.ssh.limits import DEFAULT_LIMITS
 from rtunnel.ssh.userauth import LoginRules
 from rtunnel.testing import RecordingHandler
 from rtunnel.trust.identity import Identity, UserIdentity
+from rtunnel.trust.join_token import TOKEN_REFUSED
 from rtunnel.wire.algorithms import Algorithms
-from rtunnel.wire.data_types import boolean, name_list, string
+from rtunnel.wire.data_types import boolean, name_list, string, text
 from rtunnel.wire.keys import PrivateKey
 from rtunnel.wire.numbers import (
     MSG_CHANNEL_OPEN,
     MSG_GLOBAL_REQUEST,
     MSG_IGNORE,
+    MSG_USERAUTH_BANNER,
     MSG_USERAUTH_FAILURE,
     MSG_USERAUTH_REQUEST,
     MSG_USERAUTH_SUCCESS,
@@ -143,8 +145,11 @@ class TokenLoginTests(SynchronousTestCase):
         self.assertEqual(self.events.accepted, [(identity("good"), ADDRESS)])
 
     def test_every_refusal_looks_the_same(self) -> None:
-        """A bad token, one that is none, and a change of password."""
+        """A bad token, one that is none, and a change of password; the first time there
+        is a sentence for the user."""
         raw = self.client()
+        banner = text(f"rtunnel: {TOKEN_REFUSED}\r\n") + text("")
+        expected = [(MSG_USERAUTH_BANNER, banner)]
         for request in (
             token_request(b"bad"),
             token_request(b"\xff\x00"),
@@ -153,7 +158,9 @@ class TokenLoginTests(SynchronousTestCase):
             self.ask(raw, request)
             self.checker.decide()
             raw.read()
-            self.assertEqual(raw.received, [(MSG_USERAUTH_FAILURE, PASSWORD_ONLY)])
+            expected.append((MSG_USERAUTH_FAILURE, PASSWORD_ONLY))
+            self.assertEqual(raw.received, expected)
+            expected = []
         self.ask(raw, token_request(b"good" * 1000))
         self.assertEqual(raw.received, [(MSG_USERAUTH_FAILURE, PASSWORD_ONLY)])
         self.assertEqual(self.checker.waiting, [])
@@ -211,7 +218,10 @@ class TokenLoginTests(SynchronousTestCase):
         self.assertEqual([token for token, _ in self.checker.waiting], ["good 1"])
         self.checker.decide()
         raw.read()
-        self.assertEqual(raw.numbers(), [MSG_USERAUTH_FAILURE, MSG_USERAUTH_SUCCESS])
+        self.assertEqual(
+            raw.numbers(),
+            [MSG_USERAUTH_BANNER, MSG_USERAUTH_FAILURE, MSG_USERAUTH_SUCCESS],
+        )
         self.assertEqual(self.checker.waiting, [])
         self.assertEqual(raw.server.identity, identity("good 1"))
         service = raw.server.service
@@ -245,7 +255,7 @@ class TokenLoginTests(SynchronousTestCase):
         self.ask(raw, token_request(b"good"))
         self.checker.waiting.pop()[1].errback(ZeroDivisionError())
         raw.read()
-        self.assertEqual(raw.received, [(MSG_USERAUTH_FAILURE, PASSWORD_ONLY)])
+        self.assertEqual(raw.received[1:], [(MSG_USERAUTH_FAILURE, PASSWORD_ONLY)])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_a_login_that_must_not_be_after_all_ends_the_connection(self) -> None:
