@@ -9,8 +9,9 @@ from collections.abc import Iterable
 
 from twisted.logger import Logger
 
-from rtunnel.errors import RegistryError
+from rtunnel.errors import RegistryError, RevocationRefused
 from rtunnel.registry.interface import Entry, Registry
+from rtunnel.timestamps import rfc3339
 from rtunnel.trust.revocation import MAX_RECORDS, Revocation
 
 #: Keys of revocations: this, and their id.
@@ -53,10 +54,13 @@ def parse_revocations(
 async def add_revocation(registry: Registry, record: Revocation) -> None:
     """Revoke something. What is revoked already gets the new reason and time.
 
+    :raises RevocationRefused: when it is revoked for longer already.
     :raises RegistryError: when the registry is away, or holds too many.
     """
     held = await registry.list(REVOCATIONS)
     key = REVOCATIONS + record.id
+    for known in parse_revocations(entry for entry in held if entry.key == key):
+        _check_longer(known, record)
     if len(held) >= MAX_RECORDS and all(entry.key != key for entry in held):
         raise RegistryError(
             f"there are {MAX_RECORDS} revocations, which is the limit; remove some, or "
@@ -67,17 +71,26 @@ async def add_revocation(registry: Registry, record: Revocation) -> None:
         await registry.put(key, record.to_json(), ttl)
 
 
-async def remove_revocation(registry: Registry, id: str) -> Revocation | None:
-    """Take a revocation back.
+def _check_longer(known: Revocation, record: Revocation) -> None:
+    if record.until is None or (
+        known.until is not None and known.until <= record.until
+    ):
+        return
+    end = (
+        "until it is removed"
+        if known.until is None
+        else f"until {rfc3339(known.until, 'seconds')}"
+    )
+    raise RevocationRefused(
+        f"{known.target} is revoked {end} already, and stays so; to have it end "
+        f"sooner, remove that first: rtunnel revoke --remove {known.id}"
+    )
 
-    :param id: the record's, or the beginning of it that no other one has.
-    :return: what was removed, or None when there is no such record.
-    :raises RegistryError: when the registry is away, or several records begin so.
+
+async def remove_revocation(registry: Registry, id: str) -> None:
+    """Take a revocation back, if it is there.
+
+    :param id: the record's.
+    :raises RegistryError: when the registry is away.
     """
-    found = [r for r in await read_revocations(registry) if r.id.startswith(id)]
-    if not id or not found:
-        return None
-    if len(found) > 1:
-        raise RegistryError(f"several revocations begin with {id}; give more of the id")
-    await registry.delete(REVOCATIONS + found[0].id)
-    return found[0]
+    await registry.delete(REVOCATIONS + id)
