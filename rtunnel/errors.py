@@ -90,6 +90,10 @@ class SigningUnavailable(RtunnelError):
     """No proxy that could sign can be asked now; says why, for whoever wants it."""
 
 
+class RevocationRefused(RtunnelError):
+    """Something cannot be revoked, or taken back, so; says what to do."""
+
+
 class RotationRefused(RtunnelError):
     """An authority cannot be rotated now, or not so; says what to do."""
 
@@ -104,6 +108,10 @@ class ConnectionFailed(RtunnelError):
 
 class HostRefused(ConnectionFailed):
     """We hung up in the host-key check, before authenticating."""
+
+
+class AuthorityUnknown(HostRefused):
+    """The host certificate is of an authority that is not ours."""
 
 
 class AuthenticationFailed(ConnectionFailed):

@@ -23,6 +23,8 @@ import attrs
 from rtunnel.errors import CertificateError, InvalidName, KeyFileError, ProtocolError
 from rtunnel.naming import printable
 from rtunnel.trust.identity import check_uuid
+from rtunnel.trust.revocation import NO_REVOCATIONS, Revocations
+from rtunnel.trust.revoked_hosts import RevokedHosts
 from rtunnel.wire.certificate import DEFAULT_SKEW, Certificate, CertificateKind
 from rtunnel.wire.certificate_check import check_validity
 from rtunnel.wire.keys import PrivateKey, PublicKey
@@ -103,16 +105,26 @@ class AgentCredentials:
 
     :param certificate: a user certificate; its one principal is the cluster, its key
         id the agent's instance id.
+    :param host_cas: the host authorities.
+    :param revoked: what they say is revoked of proxies; None when they never did.
     """
 
     key: PrivateKey
     certificate: Certificate
     host_cas: tuple[PublicKey, ...]
+    revoked: RevokedHosts | None = None
 
     @property
     def instance(self) -> str:
         """The UUID of this agent."""
         return self.certificate.key_id
+
+    def revocations(self, now: float) -> Revocations:
+        """What is revoked of proxies at a time.
+
+        :param now: POSIX time.
+        """
+        return NO_REVOCATIONS if self.revoked is None else self.revoked.revocations(now)
 
 
 def load_proxy_credentials(

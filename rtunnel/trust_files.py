@@ -1,12 +1,15 @@
-"""Trust bundles in a state directory.
+"""Trust bundles, and the list of revoked hosts, in a state directory.
 
 ``host_ca.pub`` and its like say who is trusted. Beside it ``host_ca.bundle`` is the
 bundle that this comes from, once there was a rotation. A bundle is believed by what the
 directory trusts when it comes, and by nothing else.
+
+``host_ca.revoked`` is the list of host certificates that are revoked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +23,8 @@ from rtunnel.state_directory import (
     write_public,
 )
 from rtunnel.trust.bundle import Role, TrustBundle
+from rtunnel.trust.revoked_hosts import RevokedHosts
+from rtunnel.wire.keys import PublicKey
 
 #: The name of the file of each authority.
 AUTHORITY_FILES: Final[dict[Role, str]] = {
@@ -27,6 +32,9 @@ AUTHORITY_FILES: Final[dict[Role, str]] = {
     "agent": AGENT_CA,
     "user": USER_CA,
 }
+
+#: The name of the file with what is revoked of proxies.
+REVOKED_HOSTS: Final = f"{HOST_CA}.revoked"
 
 
 def bundle_path(directory: Path, role: Role) -> Path:
@@ -81,4 +89,50 @@ def adopt_bundle(directory: Path, bundle: TrustBundle) -> bool:
     write_public(
         bundle_path(directory, bundle.role), bundle.to_json() + "\n", force=True
     )
+    return True
+
+
+def load_revoked_hosts(
+    directory: Path, trusted: Collection[PublicKey]
+) -> RevokedHosts | None:
+    """The list that was adopted last.
+
+    :param trusted: the host authorities that are trusted now.
+    :return: None when there was none, or the authority that has signed it is trusted
+        no longer: whoever has stolen its key must not have the last word.
+    :raises KeyFileError: when the file cannot be read, or holds something else.
+    """
+    path = directory / REVOKED_HOSTS
+    try:
+        revoked = RevokedHosts.from_json(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (MessageError, UnicodeDecodeError) as error:
+        raise KeyFileError(
+            f"{path}: {error}; remove it, and the proxies will send it again"
+        ) from None
+    except OSError as error:
+        raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from None
+    return None if revoked.signer(trusted) is None else revoked
+
+
+def adopt_revoked_hosts(
+    directory: Path, revoked: RevokedHosts, trusted: Collection[PublicKey]
+) -> bool:
+    """Go by a list from now on.
+
+    :param trusted: the host authorities that are trusted now.
+    :return: whether it is news; a version that is known, or an older one, is none.
+    :raises BundleRefused: when none of these has signed it.
+    :raises KeyFileError: when the directory cannot be read or written.
+    """
+    if revoked.signer(trusted) is None:
+        raise BundleRefused(
+            f"none of the keys in {public_path(directory / HOST_CA)} has signed "
+            f"version {revoked.version} of the revoked hosts"
+        )
+    known = load_revoked_hosts(directory, trusted)
+    if known is not None and known.version >= revoked.version:
+        return False
+    write_public(directory / REVOKED_HOSTS, revoked.to_json() + "\n", force=True)
     return True

@@ -3,7 +3,8 @@
 A proxy shows its host certificate when a tunnel is made, and the tunnel may stay for
 months. So it is looked at again: a tunnel is made anew before the certificate that it
 stands on ends, or when the authority of that is trusted no longer; and let go when
-nothing has come of it.
+nothing has come of it. When that is revoked it is closed at once: who is at the other
+end may be a thief.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from twisted.logger import Logger
 
 from rtunnel.timestamps import rfc3339
 from rtunnel.trust.renewal import lifetime
+from rtunnel.trust.revocation import Revocations
 from rtunnel.wire.certificate import Certificate
 from rtunnel.wire.keys import PublicKey
 
 #: Seconds from one look to the next.
-LOOK_INTERVAL: Final = 15.0
+LOOK_INTERVAL: Final = 5.0
 #: The part of a certificate's life that is left when a tunnel is made anew. Proxies
 #: renew when a third is left.
 AHEAD: Final = 0.1
@@ -46,13 +48,18 @@ class WatchedTunnel(Protocol):
     def drain(self, seconds: float) -> None:
         """Serve nothing new on it, and let go."""
 
+    def close(self, reason: str) -> None:
+        """End it, whatever is open."""
+
 
 class HostWatch:
     """Looks at the host certificates of an agent's tunnels.
 
     :param now: wall clock, seconds since the epoch.
     :param trusted: the host authorities that are trusted now.
+    :param revocations: what is revoked of proxies now.
     :param tunnels: those in service.
+    :param every: all that are not over, also those that are being let go.
     :param make_anew: has another tunnel to a proxy made, to take the place of this one.
     """
 
@@ -64,13 +71,17 @@ class HostWatch:
         clock: IReactorTime,
         now: Callable[[], float],
         trusted: Callable[[], Collection[PublicKey]],
+        revocations: Callable[[], Revocations],
         tunnels: Callable[[], Iterable[WatchedTunnel]],
+        every: Callable[[], Iterable[WatchedTunnel]],
         make_anew: Callable[[str], None],
     ) -> None:
         self._clock = clock
         self._now = now
         self._trusted = trusted
+        self._revocations = revocations
         self._tunnels = tunnels
+        self._every = every
         self._make_anew = make_anew
         #: Certificates for the sake of which a tunnel was to be made anew, and when.
         self._asked: dict[Certificate, float] = {}
@@ -91,6 +102,7 @@ class HostWatch:
 
     def look(self) -> None:
         """Look at all of them now."""
+        self._close_revoked()
         asked, self._asked = self._asked, {}
         for tunnel in list(self._tunnels()):
             certificate = tunnel.host_certificate
@@ -112,6 +124,21 @@ class HostWatch:
                     reason=reason,
                 )
                 tunnel.drain(FINISH)
+
+    def _close_revoked(self) -> None:
+        revocations = self._revocations()
+        for tunnel in list(self._every()) if revocations else ():
+            certificate = tunnel.host_certificate
+            if certificate is None:
+                continue
+            reason = revocations.certificate_reason(certificate)
+            if reason is not None:
+                self._log.warn(
+                    "closing the tunnel to proxy {proxy}: {reason}",
+                    proxy=tunnel.proxy_id,
+                    reason=reason,
+                )
+                tunnel.close("your host certificate has been revoked")
 
     def _reason_against(self, certificate: Certificate) -> str | None:
         if self._now() >= certificate.valid_before:

@@ -20,6 +20,7 @@ from rtunnel.config import Address
 from rtunnel.errors import (
     OPEN_UNKNOWN_CHANNEL_TYPE,
     AuthenticationFailed,
+    AuthorityUnknown,
     ConnectionClosed,
     ConnectionFailed,
     HostRefused,
@@ -37,14 +38,10 @@ from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.ssh.factory import JoinFactory
 from rtunnel.ssh.transport import ClientTransport
 from rtunnel.state_directory import HOST_CA, public_path
-from rtunnel.trust.identity import check_uuid
+from rtunnel.trust.host_check import check_host
 from rtunnel.trust.join_bundle import MAX_BUNDLE, decode_bundle
 from rtunnel.trust.join_token import TOKEN_REFUSED, JoinLine
-from rtunnel.wire.certificate import (
-    CERTIFICATE_ALGORITHMS,
-    Certificate,
-    CertificateKind,
-)
+from rtunnel.wire.certificate import Certificate
 from rtunnel.wire.data_types import Reader, text
 from rtunnel.wire.keys import PublicKey
 
@@ -170,27 +167,23 @@ class Joining:
 
         :raises HostRefused: to hang up before the token is sent.
         """
-        if algorithm not in CERTIFICATE_ALGORITHMS:
-            raise HostRefused("it has a key of its own and no certificate")
-        certificate = Certificate.from_blob(blob)
-        authority = certificate.ca_key
-        if authority.fingerprint not in self._line.host_cas:
-            raise HostRefused(
-                f"its certificate is of the authority {authority.fingerprint}, not of "
-                + " or ".join(self._line.host_cas)
-            )
-        certificate.check(
-            kind=CertificateKind.HOST, trusted=[authority], now=self._now()
-        )
         try:
-            proxy_id = check_uuid(certificate.principals[0])
-        except InvalidName:
-            raise HostRefused("its certificate does not name a proxy") from None
+            host = check_host(
+                algorithm,
+                blob,
+                trusts=lambda key: key.fingerprint in self._line.host_cas,
+                now=self._now(),
+            )
+        except AuthorityUnknown as error:
+            raise HostRefused(
+                f"{error}; the line names " + " and ".join(self._line.host_cas)
+            ) from None
         self._progress(
-            f"proxy {proxy_id} is genuine, by host authority {authority.fingerprint}"
+            f"proxy {host.proxy_id} is genuine, by host authority "
+            f"{host.certificate.ca_key.fingerprint}"
         )
-        self.host_key = certificate.key
-        return certificate
+        self.host_key = host.certificate.key
+        return host.certificate
 
     # From the login on.
 

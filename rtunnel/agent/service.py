@@ -37,6 +37,7 @@ from rtunnel.discovery.trust_messages import (
     NotRenewed,
     RenewalDue,
     Renewed,
+    Revoked,
     Trust,
     TrustMessage,
 )
@@ -48,7 +49,12 @@ from rtunnel.state_directory import (
     load_agent_credentials,
 )
 from rtunnel.trust.bundle import TrustBundle
-from rtunnel.trust_files import adopt_bundle
+from rtunnel.trust.revoked_hosts import RevokedHosts
+from rtunnel.trust_files import (
+    adopt_bundle,
+    adopt_revoked_hosts,
+    load_revoked_hosts,
+)
 from rtunnel.wire.algorithms import HOST_KEY_ALGORITHMS
 from rtunnel.wire.certificate import CERTIFICATE_ALGORITHMS, Certificate
 
@@ -142,7 +148,9 @@ class AgentService(Service):
             clock=reactor,
             now=now,
             trusted=lambda: self._credentials.present.host_cas,
+            revocations=lambda: self._credentials.present.revocations(now()),
             tunnels=self._in_service,
+            every=lambda: self._tunnels.values(),
             make_anew=self._make_anew,
         )
         self._credentials.when_changed(self._replan_soon)
@@ -288,6 +296,8 @@ class AgentService(Service):
         match message:
             case Trust():
                 return self._trust(message.bundle)
+            case Revoked():
+                return self._distrust(message.hosts)
             case Renewed() | NotRenewed():
                 return self._renewal.answered(tunnel, message)
             case RenewalDue():
@@ -317,6 +327,28 @@ class AgentService(Service):
                 reason=str(error),
             )
             return False
+        return True
+
+    def _distrust(self, revoked: RevokedHosts) -> bool:
+        try:
+            news = adopt_revoked_hosts(
+                self._config.state, revoked, self._credentials.present.host_cas
+            )
+            self._credentials.reload()
+        except (BundleRefused, ConfigError, KeyFileError) as error:
+            self._log.error(
+                "this agent cannot learn which proxies are revoked: {reason}",
+                reason=str(error),
+            )
+            return False
+        if news:
+            self._log.info(
+                "the proxies' authority has revoked {what} (version {version})",
+                what=", ".join(entry.target for entry in revoked.entries) or "nothing",
+                version=revoked.version,
+            )
+        # The reply goes first: a tunnel that is closed here may be the one to answer.
+        self._reactor.callLater(0, self._hosts.look)
         return True
 
     def _in_service(self) -> list[Tunnel]:
@@ -467,7 +499,8 @@ def _load_credentials(config: AgentConfig, now: float) -> AgentCredentials:
     finish_replacing(config.state / AGENT_KEY)
     credentials = load_agent_credentials(config.state, config.cluster, now)
     _check_usable(config, credentials.certificate)
-    return credentials
+    revoked = load_revoked_hosts(config.state, credentials.host_cas)
+    return attrs.evolve(credentials, revoked=revoked)
 
 
 def _check_usable(config: AgentConfig, certificate: Certificate) -> None:

@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 from rtunnel import __version__
 from rtunnel.agent.connect import Connector
 from rtunnel.agent.dial import Site
-from rtunnel.agent.host_check import check_host, proxy_id_of
+from rtunnel.agent.host_check import check_host
 from rtunnel.agent.machine import (
     DEFAULT_DEADLINES,
     Deadlines,
@@ -53,6 +53,7 @@ from rtunnel.discovery.trust_messages import (
     RenewalDue,
     Renewed,
     Replace,
+    Revoked,
     Trust,
 )
 from rtunnel.errors import (
@@ -316,10 +317,8 @@ class Tunnel:
 
         :raises HostRefused: to hang up before we say who we are.
         """
-        certificate = check_host(
-            algorithm, blob, self._credentials.host_cas, self._now()
-        )
-        proxy_id = proxy_id_of(certificate)
+        host = check_host(algorithm, blob, self._credentials, self._now())
+        proxy_id = host.proxy_id
         expected = self.dialled.expected
         if expected is not None and proxy_id != expected:
             raise HostRefused(
@@ -332,7 +331,7 @@ class Tunnel:
             raise HostRefused(f"hung up on proxy {proxy_id}: {answer.value}")
         self.proxy_id = proxy_id
         self._life.host_accepted()
-        return certificate
+        return host.certificate
 
     def _logged_in(self, connection: Connection) -> None:
         self._connection = connection
@@ -426,7 +425,7 @@ class Tunnel:
                 self._life.drain_received(message.seconds)
             case Replace():
                 self._replace_within(message.seconds)
-            case RenewalDue() | Renewed() | NotRenewed() | Trust():
+            case RenewalDue() | Renewed() | NotRenewed() | Trust() | Revoked():
                 return self._owner.trust_message_received(self, message)
             case _:
                 return False

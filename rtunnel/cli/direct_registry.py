@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+import attrs
+
 from rtunnel.admin_client import ProxyNotRunning
 from rtunnel.audit.events import Event
 from rtunnel.audit.log import AuditLog
@@ -28,6 +30,21 @@ from rtunnel.state_directory import (
 )
 
 _T = TypeVar("_T")
+
+
+@attrs.frozen
+class WithoutProxy:
+    """What a command has in the place of a proxy that is not running.
+
+    :param record: writes to its audit file.
+    :param proxy_id: its id.
+    :param directory: its state directory.
+    """
+
+    registry: Registry
+    record: Callable[[Event], bool]
+    proxy_id: str
+    directory: Path
 
 
 def use_registry(
@@ -56,13 +73,13 @@ def use_registry(
 def ask_or_use(
     state: Path,
     ask_proxy: Callable[[Path], _T],
-    use: Callable[[Registry, Callable[[Event], bool], str], Coroutine[Any, Any, _T]],
+    use: Callable[[WithoutProxy], Coroutine[Any, Any, _T]],
 ) -> _T:
     """Ask the running proxy; do what it would do, while it is not running.
 
     :param state: its state directory.
     :param ask_proxy: gets the path of its admin socket.
-    :param use: gets its registry, what writes to its audit file, and its id.
+    :param use: gets what the proxy would have.
     :raises RtunnelError: when the proxy refuses, or cannot be asked.
     :raises RegistryError: when the registry cannot be used without the proxy, or not at
         all.
@@ -75,7 +92,7 @@ def ask_or_use(
 
 def _use_without_proxy(
     state: Path,
-    use: Callable[[Registry, Callable[[Event], bool], str], Coroutine[Any, Any, _T]],
+    use: Callable[[WithoutProxy], Coroutine[Any, Any, _T]],
 ) -> _T:
     config = load_proxy(state / PROXY_CONFIG)
     certificate = load_certificate(certificate_path(config.state / HOST_KEY))
@@ -83,7 +100,10 @@ def _use_without_proxy(
     audit = AuditLog(config.audit.path, time.time, proxy_id)
     try:
         return use_registry(
-            config, lambda registry: use(registry, audit.record, proxy_id)
+            config,
+            lambda registry: use(
+                WithoutProxy(registry, audit.record, proxy_id, config.state)
+            ),
         )
     finally:
         audit.close()

@@ -16,11 +16,13 @@ from rtunnel.cli.options import duration, json_option, state_option
 from rtunnel.cli.printing import shell_path
 from rtunnel.errors import InvalidName
 from rtunnel.naming import printable
+from rtunnel.proxy.host_revoking import HostRevoking
 from rtunnel.proxy.revoking import Revoking
 from rtunnel.state_directory import load_public_key
 from rtunnel.status_text import table
 from rtunnel.timestamps import rfc3339
 from rtunnel.trust.revocation import Revocation, RevocationKind
+from rtunnel.trust.revoked_hosts import may_be_host
 from rtunnel.web.revocations import PATH
 
 _T = TypeVar("_T")
@@ -106,10 +108,15 @@ def revoke(
         said = f"{_shown(record)} is trusted again."
     else:
         record = _make(*given[0], reason, ca, lifetime)
-        _add(state, record)
+        untold = _add(state, record)
+        if untold is not None:
+            click.echo(f"rtunnel: agents are not told: {untold}", err=True)
+        who = "Every proxy"
+        if untold is None and may_be_host(record):
+            who += ", and every agent should it be a proxy's,"
         said = (
-            f"Revoked {_shown(record)}. Every proxy applies it within {WITHIN} "
-            f"seconds.\nTo take it back:  rtunnel revoke --remove {record.id} "
+            f"Revoked {_shown(record)}. {who} applies it within {WITHIN} seconds.\n"
+            f"To take it back:  rtunnel revoke --remove {record.id} "
             f"--state {shell_path(state)}"
         )
     click.echo(json.dumps(_document(record)) if as_json else said)
@@ -138,11 +145,12 @@ def _make(
         raise click.UsageError(str(error)) from None
 
 
-def _add(state: Path, record: Revocation) -> None:
+def _add(state: Path, record: Revocation) -> str | None:
+    """Revoke it, and return why agents are not told."""
     body: Mapping[str, object] = json.loads(record.to_json())
-    _asked(
+    return _asked(
         state,
-        lambda socket: ask(socket, "POST", PATH, body),
+        lambda socket: ask(socket, "POST", PATH, body).get("agents_not_told"),
         lambda revoking: revoking.add(record),
     )
 
@@ -175,8 +183,13 @@ def _asked(
     return ask_or_use(
         state,
         ask_proxy,
-        lambda registry, record, proxy_id: directly(
-            Revoking(registry, record, proxy_id)
+        lambda here: directly(
+            Revoking(
+                here.registry,
+                here.record,
+                here.proxy_id,
+                HostRevoking(here.registry, here.directory, time.time),
+            )
         ),
     )
 

@@ -201,8 +201,8 @@ def _asked(
     return ask_or_use(
         state,
         ask_proxy,
-        lambda registry, record, proxy_id: directly(
-            Tokens(registry, time.time, record=record, proxy_id=proxy_id)
+        lambda here: directly(
+            Tokens(here.registry, time.time, record=here.record, proxy_id=here.proxy_id)
         ),
     )
 

@@ -39,6 +39,7 @@ from rtunnel.discovery.trust_messages import (
     RenewalDue,
     Renewed,
     Replace,
+    Revoked,
     Trust,
 )
 from rtunnel.errors import MessageError, UnknownMessage
@@ -204,6 +205,7 @@ Message = (
     | RenewalDue
     | Replace
     | Trust
+    | Revoked
 )
 
 

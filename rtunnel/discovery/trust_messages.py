@@ -17,6 +17,7 @@ from rtunnel.discovery.message_fields import checked_seconds, checked_text, need
 from rtunnel.errors import CertificateError, MessageError, ProtocolError
 from rtunnel.trust.bundle import TrustBundle
 from rtunnel.trust.renewal_request import RenewalRequest
+from rtunnel.trust.revoked_hosts import RevokedHosts
 from rtunnel.wire.certificate import Certificate
 from rtunnel.wire.data_types import Reader
 
@@ -89,7 +90,15 @@ class Trust:
     bundle: TrustBundle
 
 
-TrustMessage = Renew | Renewed | NotRenewed | RenewalDue | Replace | Trust
+@attrs.frozen
+class Revoked:
+    """Proxy to agent: which host certificates to believe no longer. Success: it is
+    believed, and stored."""
+
+    hosts: RevokedHosts
+
+
+TrustMessage = Renew | Renewed | NotRenewed | RenewalDue | Replace | Trust | Revoked
 
 
 def name_and_fields(message: TrustMessage) -> tuple[bytes, dict[str, Any]]:
@@ -106,6 +115,8 @@ def name_and_fields(message: TrustMessage) -> tuple[bytes, dict[str, Any]]:
             return b"not_renewed", {"reason": message.reason}
         case Trust():
             return b"trust", message.bundle.to_fields()
+        case Revoked():
+            return b"revoked_hosts", message.hosts.to_fields()
         case Replace():
             name = b"replace"
         case RenewalDue():
@@ -166,6 +177,10 @@ def _read_trust(fields: Mapping[str, Any]) -> Trust:
     return Trust(TrustBundle.from_fields(fields))
 
 
+def _read_revoked(fields: Mapping[str, Any]) -> Revoked:
+    return Revoked(RevokedHosts.from_fields(fields))
+
+
 READERS: Final[Mapping[bytes, Callable[[Mapping[str, Any]], TrustMessage]]] = {
     b"renew": _read_renew,
     b"renewed": _read_renewed,
@@ -173,4 +188,5 @@ READERS: Final[Mapping[bytes, Callable[[Mapping[str, Any]], TrustMessage]]] = {
     b"renewal_due": _read_renewal_due,
     b"replace": _read_replace,
     b"trust": _read_trust,
+    b"revoked_hosts": _read_revoked,
 }

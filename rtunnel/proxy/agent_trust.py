@@ -20,6 +20,7 @@ from rtunnel.discovery.trust_messages import (
     RenewalDue,
     Renewed,
     Replace,
+    Revoked,
     Trust,
     TrustMessage,
 )
@@ -35,6 +36,7 @@ from rtunnel.proxy.renewal import CanSign
 from rtunnel.trust.bundle import TrustBundle
 from rtunnel.trust.identity import AgentIdentity
 from rtunnel.trust.renewal_request import RenewalRequest
+from rtunnel.trust.revoked_hosts import RevokedHosts
 from rtunnel.wire.keys import PublicKey
 
 #: Seconds in which agents renew, or make tunnels anew, when an authority is rotated:
@@ -70,6 +72,7 @@ class AgentTrust:
     :param signer: signs, or lets a peer sign.
     :param host_bundle: in force for the host authority; None before any rotation.
     :param agent_bundle: likewise for the agent authority.
+    :param revoked_hosts: the list in force; None when nothing was ever revoked.
     :param own_authority: the key that has signed this proxy's present certificate.
     :param tunnels: those in service.
     :param has_followed: hears of an agent's certificate, and which generation of the
@@ -84,6 +87,7 @@ class AgentTrust:
         signer: CanSign,
         host_bundle: Callable[[], TrustBundle | None],
         agent_bundle: Callable[[], TrustBundle | None],
+        revoked_hosts: Callable[[], RevokedHosts | None],
         own_authority: Callable[[], PublicKey],
         tunnels: Callable[[], Iterable[TrustingTunnel]],
         has_followed: Callable[[TrustingTunnel, int | None], None],
@@ -91,6 +95,7 @@ class AgentTrust:
         self._signer = signer
         self._host_bundle = host_bundle
         self._agent_bundle = agent_bundle
+        self._revoked_hosts = revoked_hosts
         self.own_authority = own_authority
         self._tunnels = tunnels
         self._has_followed = has_followed
@@ -99,6 +104,7 @@ class AgentTrust:
         """Tell a new tunnel's agent all there is to tell."""
         self._has_followed(tunnel, None)
         self._tell(tunnel, SPREAD)
+        self._tell_revoked(tunnel)
 
     def tell_all(self) -> None:
         """Bundles, or this proxy's certificate, are others."""
@@ -106,6 +112,16 @@ class AgentTrust:
         spread = SPREAD + SPREAD_PER_TUNNEL * len(tunnels)
         for tunnel in tunnels:
             self._tell(tunnel, spread)
+
+    def tell_revoked(self) -> None:
+        """Other hosts are revoked."""
+        for tunnel in list(self._tunnels()):
+            self._tell_revoked(tunnel)
+
+    def _tell_revoked(self, tunnel: TrustingTunnel) -> None:
+        revoked = self._revoked_hosts()
+        if revoked is not None:
+            self._say(tunnel, Revoked(revoked))
 
     def _tell(self, tunnel: TrustingTunnel, spread: float) -> None:
         bundle = self._host_bundle()

@@ -13,6 +13,7 @@ from rtunnel.proxy.accepted import Accepted
 from rtunnel.proxy.authorized_keys_file import AuthorizedKeysFile
 from rtunnel.proxy.credentials import LiveCredentials
 from rtunnel.proxy.dispatch import Dispatcher
+from rtunnel.proxy.host_revoking import HostRevoking
 from rtunnel.proxy.join_desk import JoinDesk
 from rtunnel.proxy.join_verifier import JoinVerifier
 from rtunnel.proxy.joiner import Joiner
@@ -112,8 +113,12 @@ class ProxyParts:
             self.registry, reactor, config.revocation.krl
         )
         self._authorized_keys = AuthorizedKeysFile(config.ssh.authorized_keys)
+        self._host_revoking = HostRevoking(self.registry, config.state, now)
         self.revoking = Revoking(
-            self.registry, self.audit.record, self.credentials.proxy_id
+            self.registry,
+            self.audit.record,
+            self.credentials.proxy_id,
+            self._host_revoking,
         )
         # Values that every connection shares.
         channels = config.limits.channels_per_connection
@@ -294,6 +299,8 @@ class ProxyParts:
             signer=self._signer,
             tunnels=sites.tunnels,
             certificate_changed=self.peers.make_anew,
+            revocations=self.revocations,
+            host_revoking=self._host_revoking,
             record=self.audit.record,
             now=self._now,
             chance=random.random,

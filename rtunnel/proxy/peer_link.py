@@ -41,14 +41,11 @@ from rtunnel.ssh.channel_limits import ChannelLimits
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.ssh.factory import ClientFactory
 from rtunnel.ssh.transport import ClientTransport
+from rtunnel.trust.host_check import check_host
 from rtunnel.trust.identity import check_uuid
 from rtunnel.trust.revocation import NO_REVOCATIONS, Revocations
 from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, Algorithms
-from rtunnel.wire.certificate import (
-    CERTIFICATE_ALGORITHMS,
-    Certificate,
-    CertificateKind,
-)
+from rtunnel.wire.certificate import Certificate
 from rtunnel.wire.data_types import Reader
 
 #: Seconds for a new link, TCP and SSH and all addresses together.
@@ -292,26 +289,18 @@ class PeerLink:
 
         :raises HostRefused: to hang up before we say who we are.
         """
-        if algorithm not in CERTIFICATE_ALGORITHMS:
-            raise HostRefused("the proxy there has no host certificate")
-        certificate = Certificate.from_blob(blob)
-        certificate.check(
-            kind=CertificateKind.HOST,
-            trusted=self._settings.credentials.anchors.host,
+        host = check_host(
+            algorithm,
+            blob,
+            trusts=lambda key: key in self._settings.credentials.anchors.host,
             now=self._settings.now(),
             principal=self._settings.cluster,
+            revocations=self._settings.revocations(),
         )
-        try:
-            found = check_uuid(certificate.principals[0])
-        except InvalidName as error:
-            raise HostRefused(str(error)) from None
-        if found != self.peer:
-            raise HostRefused(f"another proxy answers there: {found}")
-        reason = self._settings.revocations().certificate_reason(certificate)
-        if reason is not None:
-            raise HostRefused(reason)
-        self._host_certificate = certificate
-        return certificate
+        if host.proxy_id != self.peer:
+            raise HostRefused(f"another proxy answers there: {host.proxy_id}")
+        self._host_certificate = host.certificate
+        return host.certificate
 
     def _connected(self, transport: ClientTransport) -> None:
         # What :meth:`connection_started` was told of already, or has ended again.

@@ -45,6 +45,7 @@ class RevocationWatch:
         self._files = [KrlFile(path) for path in krl]
         self._entries: tuple[Entry, ...] = ()
         self._records: tuple[Revocation, ...] = ()
+        self._hosts: tuple[Revocation, ...] = ()
         self._present = Revocations()
         self._subscribers: dict[object, Callable[[], None]] = {}
         self._stop_watching: Callable[[], None] | None = None
@@ -105,6 +106,12 @@ class RevocationWatch:
         if any([file.check() for file in self._files]):
             self._compose()
 
+    def take_hosts(self, entries: tuple[Revocation, ...]) -> None:
+        """What the host authority has signed is revoked besides, whatever becomes of
+        the records."""
+        self._hosts = entries
+        self._compose()
+
     def read_records(self) -> None:
         """Read the records anew, soon."""
         if self._reading:
@@ -157,7 +164,8 @@ class RevocationWatch:
 
     def _compose(self) -> None:
         present = Revocations(
-            self._records, {str(file.path): file.list for file in self._files}
+            (*self._hosts, *self._records),
+            {str(file.path): file.list for file in self._files},
         )
         if present == self._present:
             return

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rtunnel.audit.events import Event, RevocationRemoved, Revoked
-from rtunnel.errors import RtunnelError
+from rtunnel.errors import RevocationRefused
 from rtunnel.naming import printable
+from rtunnel.proxy.host_revoking import HostRevoking
 from rtunnel.registry.interface import Registry
 from rtunnel.registry.revocation_store import (
     add_revocation,
@@ -26,19 +27,27 @@ class Revoking:
     :param registry: started by whoever made it.
     :param record: takes audit events.
     :param proxy_id: of the proxy where it is asked for.
+    :param hosts: what agents are told.
     """
 
     def __init__(
-        self, registry: Registry, record: Callable[[Event], Any], proxy_id: str
+        self,
+        registry: Registry,
+        record: Callable[[Event], Any],
+        proxy_id: str,
+        hosts: HostRevoking,
     ) -> None:
         self._registry = registry
         self._record = record
         self._proxy_id = proxy_id
+        self._hosts = hosts
 
-    async def add(self, revocation: Revocation) -> None:
+    async def add(self, revocation: Revocation) -> str | None:
         """Revoke something.
 
-        :raises RegistryError: when it cannot be written.
+        :return: why agents are not told, in a sentence, if it may be of a proxy.
+        :raises RevocationRefused: when it is revoked for longer already.
+        :raises RtunnelError: when it cannot be written.
         """
         await add_revocation(self._registry, revocation)
         self._record(
@@ -48,13 +57,18 @@ class Revoking:
                 reason=revocation.reason,
             )
         )
+        return await self._hosts.add(revocation)
 
     async def list(self) -> Sequence[Revocation]:
-        """What is revoked, the oldest first.
+        """What is revoked, the oldest first: the records, and what the host authority
+        has signed.
 
-        :raises RegistryError: when it cannot be read.
+        :raises RtunnelError: when it cannot be read.
         """
-        return await read_revocations(self._registry)
+        records = await read_revocations(self._registry)
+        known = {record.id for record in records}
+        signed = (each for each in await self._hosts.entries() if each.id not in known)
+        return sorted((*records, *signed), key=lambda each: (each.created, each.id))
 
     async def remove(self, id: str) -> Revocation:
         """Take a revocation back.
@@ -63,12 +77,20 @@ class Revoking:
         :return: what was removed.
         :raises RtunnelError: when there is none, or several.
         """
-        removed = await remove_revocation(self._registry, id)
-        if removed is None:
-            raise RtunnelError(
+        found = [each for each in await self.list() if id and each.id.startswith(id)]
+        if not found:
+            raise RevocationRefused(
                 f"there is no revocation {printable(id, 64)}; `rtunnel revoke --list` "
                 "shows them"
             )
+        if len(found) > 1:
+            raise RevocationRefused(
+                f"several revocations begin with {id}; give more of the id"
+            )
+        removed = found[0]
+        # First what may be refused: half of it would be nothing.
+        await self._hosts.remove(removed.id)
+        await remove_revocation(self._registry, removed.id)
         self._record(
             RevocationRemoved(
                 proxy=self._proxy_id, target=removed.target, reason=removed.reason

@@ -11,7 +11,10 @@ from rtunnel.config import ProxyConfig
 from rtunnel.proxy.agent_trust import AgentTrust, TrustingTunnel
 from rtunnel.proxy.credentials import LiveCredentials
 from rtunnel.proxy.followers import Followers
+from rtunnel.proxy.host_revoking import HostRevoking
 from rtunnel.proxy.renewal import CanSign, OwnRenewal
+from rtunnel.proxy.revocation_watch import RevocationWatch
+from rtunnel.proxy.revoked_hosts_watch import RevokedHostsWatch
 from rtunnel.proxy.rotation import Rotation
 from rtunnel.proxy.trust_watch import TrustWatch
 from rtunnel.registry.interface import Registry
@@ -27,6 +30,8 @@ class LiveTrust:
     :param signer: signs, or lets a peer sign.
     :param tunnels: those in service here.
     :param certificate_changed: called when this proxy has another certificate.
+    :param revocations: gets what the host authority has revoked.
+    :param host_revoking: signs that.
     :param record: writes an audit event.
     :param now: wall clock, seconds since the epoch.
     :param chance: a number from 0 up to 1.
@@ -44,6 +49,8 @@ class LiveTrust:
         signer: CanSign,
         tunnels: Callable[[], Iterable[TrustingTunnel]],
         certificate_changed: Callable[[], None],
+        revocations: RevocationWatch,
+        host_revoking: HostRevoking,
         record: Callable[[Event], object],
         now: Callable[[], float],
         chance: Callable[[], float],
@@ -52,6 +59,17 @@ class LiveTrust:
         self._certificate_changed = certificate_changed
         self._certificate = credentials.present.certificate
         self._watch = TrustWatch(registry, clock, config.state, credentials)
+        self._revocations = revocations
+        self._revoked = RevokedHostsWatch(
+            registry,
+            clock,
+            config.state,
+            credentials,
+            self._hosts_revoked,
+            host_revoking,
+            now,
+        )
+        revocations.take_hosts(self._revoked.entries)
         self._followers = Followers(
             registry,
             clock,
@@ -64,6 +82,7 @@ class LiveTrust:
             signer=signer,
             host_bundle=lambda: self._watch.bundle("host"),
             agent_bundle=lambda: self._watch.bundle("agent"),
+            revoked_hosts=lambda: self._revoked.present,
             own_authority=lambda: credentials.present.certificate.ca_key,
             tunnels=tunnels,
             has_followed=self._followers.say_agent,
@@ -112,6 +131,8 @@ class LiveTrust:
         """
         self._stop_listening = self._credentials.subscribe(self._changed)
         await self._watch.start()
+        await self._revoked.start()
+        self._revoked.authorities_changed()
         self._followers.start()
         self._own.start()
 
@@ -122,12 +143,19 @@ class LiveTrust:
             self._stop_listening = None
         self._own.stop()
         self._followers.stop()
+        self._revoked.stop()
         self._watch.stop()
+
+    def _hosts_revoked(self) -> None:
+        self._revocations.take_hosts(self._revoked.entries)
+        self.agents.tell_revoked()
 
     def _bundle_adopted(self, role: Role) -> None:
         self._followers.say_own()
         self._own.look()
         self.agents.tell_all()
+        if role == "host":
+            self._revoked.authorities_changed()
 
     def _changed(self) -> None:
         certificate = self._credentials.present.certificate

@@ -123,15 +123,7 @@ class TrustBundle:
 
         :param trusted: the keys of this role that the reader trusts already.
         """
-        data = self.signed_text
-        for key in trusted:
-            for signature in self.signatures:
-                if any(
-                    key.verify(signature, data, algorithm)
-                    for algorithm in key.signature_algorithms
-                ):
-                    return key
-        return None
+        return first_signer(self.signatures, self.signed_text, trusted)
 
     def to_fields(self) -> dict[str, Any]:
         """The bundle as a JSON object."""
@@ -142,7 +134,7 @@ class TrustBundle:
             "trusted": [key.to_openssh() for key in self.trusted],
             "signs": self.signs.to_openssh(),
             "other": None if self.other is None else self.other.to_openssh(),
-            "signatures": [base64.b64encode(s).decode() for s in self.signatures],
+            "signatures": signatures_text(self.signatures),
         }
 
     @classmethod
@@ -169,9 +161,7 @@ class TrustBundle:
             trusted=tuple(map(_key, _list(fields, "trusted", MAX_TRUSTED))),
             signs=_key(fields.get("signs")),
             other=None if other is None else _key(other),
-            signatures=tuple(
-                map(_signature, _list(fields, "signatures", MAX_SIGNATURES))
-            ),
+            signatures=read_signatures(fields.get("signatures")),
         )
 
     def to_json(self) -> str:
@@ -193,6 +183,39 @@ class TrustBundle:
         if not isinstance(fields, dict):
             raise MessageError("a trust bundle that is not a JSON object")
         return cls.from_fields(fields)
+
+
+def first_signer(
+    signatures: Iterable[bytes], data: bytes, trusted: Collection[PublicKey]
+) -> PublicKey | None:
+    """The first of some keys that has signed something; None when none has.
+
+    :param trusted: the keys that the reader trusts already.
+    """
+    signatures = tuple(signatures)
+    for key in trusted:
+        for signature in signatures:
+            if any(
+                key.verify(signature, data, algorithm)
+                for algorithm in key.signature_algorithms
+            ):
+                return key
+    return None
+
+
+def signatures_text(signatures: Iterable[bytes]) -> list[str]:
+    """Signatures for a JSON object."""
+    return [base64.b64encode(signature).decode() for signature in signatures]
+
+
+def read_signatures(value: object) -> tuple[bytes, ...]:
+    """Read what :func:`signatures_text` gave.
+
+    :raises MessageError: when these are none, or over :data:`MAX_SIGNATURES`.
+    """
+    if not isinstance(value, list) or len(value) > MAX_SIGNATURES:
+        raise MessageError(f"signatures are not a list of up to {MAX_SIGNATURES}")
+    return tuple(map(_signature, value))
 
 
 def _list(fields: Mapping[str, Any], name: str, limit: int) -> list[object]:
@@ -217,4 +240,4 @@ def _signature(value: object) -> bytes:
             return base64.b64decode(value.encode("ascii"), validate=True)
         except (UnicodeEncodeError, binascii.Error):
             pass
-    raise MessageError("a trust bundle's signature is not base64")
+    raise MessageError("a signature is not base64")

@@ -2,7 +2,9 @@
 
 ``GET /v1/revocations`` lists, ``POST`` revokes, ``DELETE`` takes back. The body of
 ``POST`` is a revocation as :meth:`rtunnel.trust.revocation.Revocation.to_json` writes
-it, that of ``DELETE`` its ``id``.
+it, that of ``DELETE`` its ``id``. ``POST`` also answers in
+``agents_not_told`` why agents do not hear of it, null when they do or it cannot be of a
+proxy.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ def revocation_routes(revoking: Revoking) -> Routes:
 
     async def post(body: Mapping[str, object]) -> Response:
         record = Revocation.from_json(json.dumps(body))
-        await revoking.add(record)
-        return Response(201, _document(record))
+        untold = await revoking.add(record)
+        return Response(201, {**_document(record), "agents_not_told": untold})
 
     async def delete(body: Mapping[str, object]) -> Response:
         return Response(200, _document(await revoking.remove(str(body.get("id", "")))))

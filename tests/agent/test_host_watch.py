@@ -18,6 +18,12 @@ from rtunnel.discovery.messages import Drain
 from rtunnel.discovery.trust_messages import Trust
 from rtunnel.trust.authority import CertificateAuthority
 from rtunnel.trust.bundle import Phase
+from rtunnel.trust.revocation import (
+    NO_REVOCATIONS,
+    Revocation,
+    RevocationKind,
+    Revocations,
+)
 from rtunnel.trust.rotation import AuthorityState, step
 from rtunnel.wire.certificate import FOREVER, Certificate
 from rtunnel.wire.keys import PrivateKey
@@ -35,10 +41,15 @@ class Held:
     host_certificate: Certificate | None
     proxy_id: str | None = PROXY
     drained: float | None = None
+    closed: str | None = None
 
     def drain(self, seconds: float) -> None:
         """Keep how long it has."""
         self.drained = seconds
+
+    def close(self, reason: str) -> None:
+        """Keep what the proxy is told."""
+        self.closed = reason
 
 
 class HostWatchTests(SynchronousTestCase):
@@ -50,11 +61,14 @@ class HostWatchTests(SynchronousTestCase):
         self.trusted = [self.authority.public]
         self.tunnel = Held(self.certificate())
         self.anew: list[str] = []
+        self.revoked = NO_REVOCATIONS
         self.watch = HostWatch(
             clock=self.clock,
             now=lambda: NOW + self.clock.seconds(),
             trusted=lambda: self.trusted,
             tunnels=lambda: [self.tunnel] if self.tunnel.drained is None else [],
+            revocations=lambda: self.revoked,
+            every=lambda: [self.tunnel],
             make_anew=self.anew.append,
         )
         self.watch.start()
@@ -104,6 +118,25 @@ class HostWatchTests(SynchronousTestCase):
         self.assertEqual((self.anew, self.tunnel.drained), ([PROXY], None))
         self.after(GRACE)
         self.assertEqual((self.anew, self.tunnel.drained), ([PROXY], FINISH))
+
+    def test_revoked_it_is_closed(self) -> None:
+        """Within 10 seconds, also while it is let go; nothing is asked for anew."""
+        self.assertLess(LOOK_INTERVAL, 10)
+        for drained in (None, FINISH):
+            self.tunnel = Held(self.certificate(), drained=drained)
+            self.after(LOOK_INTERVAL)
+            self.assertIsNone(self.tunnel.closed)
+            self.revoked = Revocations(
+                [
+                    Revocation.make(
+                        RevocationKind.KEY_ID, PROXY, reason="stolen", created=NOW
+                    )
+                ]
+            )
+            self.after(LOOK_INTERVAL)
+            self.assertIn("revoked", self.tunnel.closed or "")
+            self.assertEqual((self.anew, self.tunnel.drained), ([], drained))
+            self.revoked = NO_REVOCATIONS
 
     def test_trusted_again_it_stays(self) -> None:
         """A rotation was rolled back."""

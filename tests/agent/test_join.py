@@ -204,7 +204,7 @@ class JoinTests(TestCase):
         )
         for key, said in (
             (host_key(OTHER_CA), "is of the authority SHA256:"),
-            (HostKey(PrivateKey.generate()), "no certificate"),
+            (HostKey(PrivateKey.generate()), "no host certificate"),
             (host_key(now=lambda: time.time() - 7200), "expired"),
             (host_key(now=lambda: time.time() + 7200), "not valid"),
             (HostKey(agent, as_agent), "host"),

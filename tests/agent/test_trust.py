@@ -19,6 +19,7 @@ from rtunnel.discovery.trust_messages import (
     RenewalDue,
     Renewed,
     Replace,
+    Revoked,
     Trust,
 )
 from rtunnel.errors import RequestFailed
@@ -33,7 +34,10 @@ from rtunnel.state_directory import (
 )
 from rtunnel.trust.authority import CertificateAuthority
 from rtunnel.trust.bundle import Phase
+from rtunnel.trust.revocation import Revocation, RevocationKind
+from rtunnel.trust.revoked_hosts import RevokedHosts, following
 from rtunnel.trust.rotation import AuthorityState, step
+from rtunnel.trust_files import load_revoked_hosts
 from rtunnel.wire.certificate import Certificate
 from rtunnel.wire.data_types import text
 from rtunnel.wire.keys import ECDSA_P256, PrivateKey
@@ -70,6 +74,7 @@ class TrustTestCase(AgentTestCase):
             key=load_private_key(self.path),
             certificate=self.stored,
             host_cas=load_trust_anchors(self.anchors),
+            revoked=load_revoked_hosts(self.state, load_trust_anchors(self.anchors)),
         )
 
     @property
@@ -388,6 +393,55 @@ class RotationTests(TrustTestCase):
         with self.assertRaises(RequestFailed):
             await control.send(Trust(wrong))
         self.assertFalse((self.state / "user_ca.pub").exists())
+
+
+class RevokedTests(TrustTestCase):
+    """Proxies that the host authority has revoked."""
+
+    def revoked(self, proxy: FakeProxy, *signers: PrivateKey) -> Revoked:
+        """The next list, with one of them on it."""
+        entry = Revocation.make(
+            RevocationKind.KEY_ID, proxy.id, reason="stolen", created=NOW
+        )
+        known = load_revoked_hosts(self.state, [self.host_ca.public])
+        return Revoked(following(known, NOW, add=entry).signed(signers))
+
+    async def test_a_tunnel_to_it_is_closed_and_not_made_again(self) -> None:
+        """Whoever says so, if the authority has signed it; and after a restart."""
+        stolen, good = self.make_proxy(), self.make_proxy()
+        service = self.start(stolen, good)
+        await self.until(lambda: stolen.tunnels and good.tunnels)
+        control = good.sides[0].control
+        assert control is not None
+        message = self.revoked(stolen, self.host_ca._key)
+        await control.send(message)
+        await self.until(lambda: stolen.sides[0].lost is not None)
+        self.assertIsNone(good.sides[0].lost)
+        # It is dialled again, and hung up on before the login.
+        await self.until(lambda: stolen.connections > 2)
+        self.assertEqual(len(stolen.sides), 1)
+        # An older list does not count any more.
+        empty = RevokedHosts(1).signed([self.host_ca._key])
+        await control.send(Revoked(empty))
+        self.assertEqual(
+            load_revoked_hosts(self.state, [self.host_ca.public]), message.hosts
+        )
+        self.assertIsNotNone(service._credentials.present.revoked)
+
+    async def test_a_list_that_the_authority_has_not_signed_is_refused(self) -> None:
+        """A proxy that was stolen cannot have the others refused."""
+        stolen, good = self.make_proxy(), self.make_proxy()
+        self.start(stolen, good)
+        await self.until(lambda: stolen.tunnels and good.tunnels)
+        control = stolen.sides[0].control
+        assert control is not None
+        for signers in ((), (PrivateKey.generate(),)):
+            with capturedLogs() as logs, self.assertRaises(RequestFailed):
+                await control.send(self.revoked(good, *signers))
+            [said] = [e for e in logs if e["log_level"] is LogLevel.error]
+            self.assertIn("has signed", said["reason"])
+        self.assertIsNone(good.sides[0].lost)
+        self.assertIsNone(load_revoked_hosts(self.state, [self.host_ca.public]))
 
 
 class Echoed:

@@ -25,11 +25,14 @@ from rtunnel.discovery.trust_messages import (
     RenewalDue,
     Renewed,
     Replace,
+    Revoked,
     Trust,
 )
 from rtunnel.trust.authority import CertificateAuthority
 from rtunnel.trust.bundle import Phase, TrustBundle
 from rtunnel.trust.renewal_request import RenewalRequest
+from rtunnel.trust.revocation import Revocation, RevocationKind
+from rtunnel.trust.revoked_hosts import following
 from rtunnel.wire.keys import ED25519
 from tests.wire.examples import private_key
 
@@ -98,6 +101,19 @@ _bundle = TrustBundle(
     signs=_fresh.public,
     other=_key.public,
 ).signed([_key, _fresh])
+_revoked = following(
+    following(
+        None,
+        NOW,
+        add=Revocation.make(
+            RevocationKind.SERIAL, "42", reason="x", created=NOW, until=NOW + 60
+        ),
+    ),
+    NOW,
+    add=Revocation.make(
+        RevocationKind.KEY, _key.public.fingerprint, reason="x", created=NOW
+    ),
+).signed([_key])
 trust_messages: st.SearchStrategy[Message] = st.one_of(
     st.just(Renew(RenewalRequest.make(_certificate, _key, NOW))),
     st.just(Renew(RenewalRequest.make(_certificate, _key, NOW, _fresh))),
@@ -107,6 +123,7 @@ trust_messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(RenewalDue, texts, st.just(0.0) | seconds),
     st.builds(Replace, texts, st.just(0.0) | seconds),
     st.just(Trust(_bundle)),
+    st.just(Revoked(_revoked)),
 )
 messages: st.SearchStrategy[Message] = st.one_of(
     hellos,

@@ -138,6 +138,7 @@ class JoinTests(DeploymentTestCase):
             )
             if attempt == "used":
                 self.assertIn("Permission denied (password)", done.stderr)
+                self.assertIn(TOKEN_REFUSED, done.stderr)
                 break
             self.assertEqual(done.returncode, 0, done.stderr)
             state = self.deployment.directory / "by-hand"
@@ -189,7 +190,7 @@ class JoinTests(DeploymentTestCase):
         port = str(self.deployment.balancer_port)
         wrong_ca = re.sub("SHA256:.{43}", "SHA256:" + "A" * 43, line)
         for told, said in (
-            (line.replace(f":{port},", f":{sshd.port},"), "no certificate"),
+            (line.replace(f":{port},", f":{sshd.port},"), "no host certificate"),
             (wrong_ca, "is of the authority SHA256:"),
         ):
             refused = self.refused(told)

@@ -208,6 +208,42 @@ class AgentTests(RevocationTestCase):
         self.assertEqual((others.alive, len(first.tunnels())), (2, 1))
 
 
+class ProxyTests(RevocationTestCase):
+    """A proxy whose key is in somebody else's hands."""
+
+    def test_agents_turn_away_from_it_and_come_back(self) -> None:
+        """Though it runs and would take them; also after a start of the agent's."""
+        deployment = self.deployment
+        first, second = deployment.proxies
+        [agent] = deployment.agents
+        ids = [proxy.status()["proxy"]["id"] for proxy in deployment.proxies]
+        deployment.wait_tunnels()
+        began = time.time()
+        key = second.state / "host_key.pub"
+        record = self.revoke(first, "--key", str(key), "--reason", "stolen")
+        wait_until(
+            lambda: f"closing the tunnel to proxy {ids[1]}" in agent.process.tail(),
+            WITHIN,
+            deployment.tails,
+        )
+        self.assertLess(time.time() - began, WITHIN)
+        wait_until(lambda: not self.held_by(second), WITHIN, deployment.tails)
+        self.assertTrue(self.held_by(first))
+        agent.process.stop()
+        agent.start()
+        wait_until(lambda: self.held_by(first), 30, deployment.tails)
+        # It has been there, and has seen that it is revoked.
+        wait_until(lambda: "is revoked" in agent.process.tail(), 30, deployment.tails)
+        self.assertFalse(self.held_by(second))
+        self.trust_again(first, record)
+        wait_until(lambda: self.held_by(second), 60, deployment.tails)
+
+    def held_by(self, proxy: Proxy) -> bool:
+        """Whether an agent of cluster b has a tunnel there, as it says itself."""
+        own = proxy.status()["proxy"]["id"]
+        return any(tunnel["proxy"] == own for tunnel in proxy.tunnels())
+
+
 class RevocationListTests(RevocationTestCase):
     """A list of ``ssh-keygen -k``, which both proxies read."""
 

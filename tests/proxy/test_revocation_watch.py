@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtunnel.errors import RegistryError
+from rtunnel.errors import RegistryError, RevocationRefused
 from rtunnel.proxy.revocation_watch import CHECK_INTERVAL, RevocationWatch
 from rtunnel.registry.interface import Entry
 from rtunnel.registry.memory import MemoryRegistry
@@ -84,22 +84,24 @@ class RevocationStoreTests(RevocationTestCase):
         self.clock.advance(61)
         self.assertEqual(self.listed(), ["bob"])
 
-    def test_beginning_of_an_id_is_enough_to_remove(self) -> None:
-        """If it is that of one record only; nothing at all is not."""
-        names = [f"user{n}" for n in range(17)]
-        ids = [self.revoke(name).id for name in names]
-        shared = next(a[0] for a in ids if sum(b[0] == a[0] for b in ids) > 1)
-        for id, expected in ((ids[0], names[0]), ("", None), ("x", None)):
-            removed = self.successResultOf(
-                Deferred.fromCoroutine(remove_revocation(self.registry, id))
+    def test_it_gets_no_shorter(self) -> None:
+        """What is revoked for longer already stays so; longer is fine."""
+        for first, then in ((None, NOW + 60), (NOW + 120, NOW + 60)):
+            self.revoke("alice", until=first)
+            shorter = add_revocation(self.registry, revocation("alice", then))
+            refused = self.failureResultOf(
+                Deferred.fromCoroutine(shorter), RevocationRefused
             )
-            self.assertEqual(removed and removed.value, expected)
-        self.revoke(names[0])
-        self.failureResultOf(
-            Deferred.fromCoroutine(remove_revocation(self.registry, shared)),
-            RegistryError,
-        )
-        self.assertEqual(set(self.listed()), set(names))
+            self.assertIn("remove that first", str(refused.value))
+            reading = Deferred.fromCoroutine(read_revocations(self.registry))
+            [alice] = self.successResultOf(reading)
+            self.assertEqual(alice.until, first)
+            self.successResultOf(
+                Deferred.fromCoroutine(remove_revocation(self.registry, alice.id))
+            )
+        self.revoke("alice", until=NOW + 60)
+        self.revoke("alice", until=NOW + 120)
+        self.revoke("alice")
 
     def test_record_that_cannot_be_read_hides_no_other(self) -> None:
         """It is logged, and the others hold."""

@@ -65,7 +65,7 @@ class Proxy:
         self.followers.stop()
 
 
-class TrustWatchTests(TestCase):
+class TrustWatchTestCase(TestCase):
     """Two proxies, the first of which holds the authorities."""
 
     async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it
@@ -108,6 +108,10 @@ class TrustWatchTests(TestCase):
         for phase in phases:
             await self.first.rotation.move("user", phase, back=back, force=False)
             self.clock.advance(LOOK_INTERVAL)
+
+
+class TrustWatchTests(TrustWatchTestCase):
+    """What becomes of a rotation of the user authority."""
 
     async def test_every_proxy_follows_each_phase(self) -> None:
         """By its files, for the next start, and at once."""

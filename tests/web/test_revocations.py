@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
 
 from rtunnel.admin_client import ask
 from rtunnel.audit.events import Event, RevocationRemoved, Revoked
+from rtunnel.proxy.host_revoking import HostRevoking
 from rtunnel.proxy.revoking import Revoking
 from rtunnel.registry.memory import MemoryRegistry
+from rtunnel.state_directory import write_public
 from rtunnel.trust.revocation import Revocation, RevocationKind
 from rtunnel.web.admin import listen_admin
 from rtunnel.web.revocations import PATH, revocation_routes
+from rtunnel.wire.keys import PrivateKey
 from tests.web.test_admin import AdminCase
 
 ALICE = Revocation.make(
@@ -29,12 +33,17 @@ class RevocationRouteTests(AdminCase):
         super().setUp()
         self.events: list[Event] = []
         registry = MemoryRegistry(reactor)
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        ca = PrivateKey.generate().public
+        write_public(directory / "host_ca.pub", ca.to_openssh() + "\n")
+        hosts = HostRevoking(registry, directory, lambda: 0.0)
         port = listen_admin(
             reactor,
             self.path,
             status=dict,
             drain=self.drain,
-            more=revocation_routes(Revoking(registry, self.events.append, "p")),
+            more=revocation_routes(Revoking(registry, self.events.append, "p", hosts)),
         )
         self.addCleanup(port.stopListening)
 
@@ -49,7 +58,7 @@ class RevocationRouteTests(AdminCase):
         self.assertEqual(await self.call("GET"), {"revocations": []})
         document = {"id": ALICE.id, **json.loads(ALICE.to_json())}
         added = await self.call("POST", json.loads(ALICE.to_json()))
-        self.assertEqual(added, document)
+        self.assertEqual(added, document | {"agents_not_told": None})
         self.assertEqual(await self.call("GET"), {"revocations": [document]})
         self.assertEqual(await self.call("DELETE", {"id": ALICE.id}), document)
         self.assertEqual(await self.call("GET"), {"revocations": []})
