@@ -22,6 +22,7 @@ import attrs
 
 from rtunnel.errors import CertificateError, InvalidName, KeyFileError, ProtocolError
 from rtunnel.naming import printable
+from rtunnel.ownership import give_to_owner
 from rtunnel.trust.identity import check_uuid
 from rtunnel.trust.revocation import NO_REVOCATIONS, Revocations
 from rtunnel.trust.revoked_hosts import RevokedHosts
@@ -413,6 +414,7 @@ def _write(path: Path, data: bytes, mode: int, force: bool) -> None:
         )
         try:
             with open(descriptor, "wb") as file:
+                give_to_owner(descriptor, path)
                 file.write(data)
                 file.flush()
                 os.fsync(descriptor)

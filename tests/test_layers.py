@@ -21,6 +21,7 @@ FLOORS = (
         "rtunnel.naming",
         "rtunnel.timestamps",
         "rtunnel.socket_path",
+        "rtunnel.ownership",
     ),
     (
         "rtunnel.discovery",

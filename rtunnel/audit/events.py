@@ -16,10 +16,12 @@ from rtunnel.audit.fields import EVENT_FIELDS, Outcome
 from rtunnel.audit.trust_events import (
     CaRotated,
     CertificateRenewed,
+    FollowerForgotten,
     JoinAccepted,
     JoinRefused,
     LoginEnded,
     RenewalRefused,
+    RevocationListFailed,
     RevocationRemoved,
     Revoked,
     TokenAdded,
@@ -37,6 +39,7 @@ __all__ = [
     "ConnectionOpened",
     "ConnectionRefused",
     "Event",
+    "FollowerForgotten",
     "JoinAccepted",
     "JoinRefused",
     "LoginAccepted",
@@ -47,6 +50,7 @@ __all__ = [
     "ProxyStarted",
     "ProxyStopping",
     "RenewalRefused",
+    "RevocationListFailed",
     "RevocationRemoved",
     "Revoked",
     "TokenAdded",
@@ -276,8 +280,10 @@ Event = (
     | CertificateRenewed
     | RenewalRefused
     | CaRotated
+    | FollowerForgotten
     | Revoked
     | RevocationRemoved
+    | RevocationListFailed
     | LoginEnded
 )
 

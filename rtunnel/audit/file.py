@@ -10,13 +10,14 @@ import stat
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import attrs
 
 from rtunnel.audit.chain import last_link
+from rtunnel.ownership import give_to_owner
 
 #: Bytes at the end of a file in which its newest link is looked for. No line is longer.
 TAIL: Final = 256 * 1024
@@ -73,9 +74,15 @@ class AuditFile:
     """
 
     def __init__(self, path: Path) -> None:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         # NONBLOCK: a path that is no plain file must not make the reactor wait.
-        self._descriptor = os.open(path, flags | os.O_NONBLOCK, 0o600)
+        flags = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            self._descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            self._descriptor = os.open(path, flags | os.O_CREAT, 0o600)
+        else:
+            with suppress(OSError):
+                give_to_owner(self._descriptor, path)
         status = os.fstat(self._descriptor)
         self.identity = status.st_dev, status.st_ino
         # What is no plain file cannot be read back; the chain is what we remember.

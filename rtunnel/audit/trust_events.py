@@ -150,6 +150,20 @@ class CaRotated:
 
 
 @attrs.frozen(kw_only=True)
+class FollowerForgotten:
+    """No rotation waits any longer for a proxy or an agent.
+
+    :param proxy: where it was asked for.
+    :param target: ``agent:UUID`` or ``proxy:UUID``.
+    """
+
+    event: ClassVar[str] = "follower_forgotten"
+    proxy: str
+    target: str
+    outcome: Outcome = "ok"
+
+
+@attrs.frozen(kw_only=True)
 class Revoked:
     """Something is not trusted any longer.
 
@@ -177,6 +191,21 @@ class RevocationRemoved:
     target: str
     reason: str = ""
     outcome: Outcome = "ok"
+
+
+@attrs.frozen(kw_only=True)
+class RevocationListFailed:
+    """A key revocation list cannot be used; what it said before stays in force.
+
+    :param target: the file.
+    :param reason: what is wrong with it.
+    """
+
+    event: ClassVar[str] = "revocation_list_failed"
+    proxy: str
+    target: str
+    reason: str
+    outcome: Outcome = "failed"
 
 
 @attrs.frozen(kw_only=True)

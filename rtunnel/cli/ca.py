@@ -110,6 +110,23 @@ def rotate(role: str, state: Path, to: str | None, back: bool, force: bool) -> N
 
 
 @ca.command()
+@click.argument("id", metavar="AGENT|PROXY")
+@state_option
+def forget(id: str, state: Path) -> None:
+    """Have no rotation wait for an agent or a proxy that is gone for good.
+
+    AGENT or PROXY is its id, as `rtunnel ca status` shows it, or the beginning of it.
+    Refuses for one that is connected. One that does come back is waited for again.
+    """
+    gone = ask(state / ADMIN_SOCKET, "DELETE", AUTHORITIES_PATH, {"id": id})
+    click.echo(
+        f"No rotation waits for {gone['kind']} {gone['id']} ({printable(gone['name'])})"
+        f" any longer. It can come back until its certificate ends, "
+        f"{gone['certificate_ends']}: revoke it if it must not."
+    )
+
+
+@ca.command()
 @state_option
 @json_option
 @click.option(
@@ -178,4 +195,27 @@ def status_text(document: Mapping[str, Any]) -> str:
                 f"{' and '.join(map(printable, one['lacks']))}; seen {one['seen']}, "
                 f"its certificate ends {one['certificate_ends']}\n"
             )
-    return text
+    return text + (_people_text(authorities["user"]) if "user" in authorities else "")
+
+
+def _people_text(user: Mapping[str, Any]) -> str:
+    """What has to be known of people before the old user authority is retired."""
+    if user["phase"] != Phase.SIGNS.value:
+        return ""
+    people = user.get("people_of_other_keys", [])
+    text = (
+        "user: nobody keeps a list of people's certificates; those of the old key are "
+        "good until it is retired. At this proxy, since it started, "
+    )
+    if not people:
+        return text + "nobody has logged in who has no newer one.\n"
+    names = ", ".join(printable(each["name"]) for each in people[:MAX_NAMED])
+    more = len(people) - MAX_NAMED
+    ends = [each["certificate_ends"] for each in people]
+    last = "never" if None in ends else max(ends)
+    return (
+        f"{text}{len(people)} {'has' if len(people) == 1 else 'have'} logged in who "
+        f"{'has' if len(people) == 1 else 'have'} no newer one: {names}"
+        + (f" and {more} more" if more > 0 else "")
+        + f"; the last of these ends {last}. Ask every proxy.\n"
+    )

@@ -33,6 +33,7 @@ from rtunnel.proxy.known_clusters import KnownClusters
 from rtunnel.proxy.live_logins import LiveLogins
 from rtunnel.proxy.login_events import login_accepted
 from rtunnel.proxy.peer import Answerer, Peer
+from rtunnel.proxy.people_seen import PeopleSeen
 from rtunnel.proxy.recording import Recording
 from rtunnel.proxy.sites import Sites
 from rtunnel.proxy.status import status_document
@@ -72,6 +73,7 @@ class Accepted:
     :param now: wall clock, seconds since the epoch.
     :param answers: who answers what other proxies ask, by channel type.
     :param trust: tells agents of certificates and authorities.
+    :param people: remembers who has logged in.
     :param desk: serves newcomers.
     """
 
@@ -96,6 +98,7 @@ class Accepted:
         answers: Mapping[bytes, Answerer],
         desk: JoinDesk,
         trust: AgentTrust,
+        people: PeopleSeen,
     ) -> None:
         self._membership = membership
         self._sites = sites
@@ -112,6 +115,7 @@ class Accepted:
         self._now = now
         self._answers = answers
         self._trust = trust
+        self._people = people
         self._desk = desk
         self._clients: set[Client] = set()
         self._peers: set[Peer] = set()
@@ -200,6 +204,7 @@ class Accepted:
             raise ProtocolError(
                 refusals.NOBODY_UNRECORDED, DISCONNECT_SERVICE_NOT_AVAILABLE
             )
+        self._people.saw(identity)
 
     def closed(self) -> str | None:
         """Why nobody can log in now, in a sentence for them (asked by the listener)."""

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from rtunnel.audit.events import RevocationListFailed
 from rtunnel.audit.log import AuditLog
 from rtunnel.config import ProxyConfig, check_usable
 from rtunnel.errors import AuthenticationRefused
@@ -110,7 +111,14 @@ class ProxyParts:
         )
         self.known = KnownClusters(self.registry, now)
         self.revocations = RevocationWatch(
-            self.registry, reactor, config.revocation.krl
+            self.registry,
+            reactor,
+            config.revocation.krl,
+            lambda path, problem: self.audit.record(
+                RevocationListFailed(
+                    proxy=self.credentials.proxy_id, target=str(path), reason=problem
+                )
+            ),
         )
         self._authorized_keys = AuthorizedKeysFile(config.ssh.authorized_keys)
         self._host_revoking = HostRevoking(self.registry, config.state, now)
@@ -301,6 +309,7 @@ class ProxyParts:
             certificate_changed=self.peers.make_anew,
             revocations=self.revocations,
             host_revoking=self._host_revoking,
+            connected=self._connected,
             record=self.audit.record,
             now=self._now,
             chance=random.random,
@@ -322,7 +331,15 @@ class ProxyParts:
             answers={SIGN_CHANNEL: self._signer.answer},
             desk=self._desk,
             trust=self.trust.agents,
+            people=self.trust.people,
         )
+
+    def _connected(self) -> set[str]:
+        """Ids of the proxies that run, and of the agents that have a tunnel."""
+        proxies = {self.credentials.proxy_id}
+        proxies.update(proxy.id for proxy in self.membership.proxies())
+        agents = {tunnel.agent for tunnel in self.membership.tunnels()}
+        return proxies | agents
 
     def _current_policy(self) -> Policy:
         return self.policy

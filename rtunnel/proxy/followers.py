@@ -123,6 +123,18 @@ class Followers:
                 records.append(record)
         return merged(records)
 
+    async def forget(self, follower: Follower) -> None:
+        """Keep no record of one, whoever has seen it; it is back when it comes again.
+
+        :raises RegistryError: when the registry cannot be used.
+        """
+        of_it = f"{FOLLOWERS}{follower.kind}/{follower.id}/"
+        for key in [key for key in self._unwritten if key.startswith(of_it)]:
+            del self._unwritten[key]
+        self._agents.pop(follower.id, None)
+        for entry in await self._registry.list(of_it):
+            await self._registry.delete(entry.key)
+
     def _record(
         self,
         kind: Kind,

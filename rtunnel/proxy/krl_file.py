@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from twisted.logger import Logger
 
 from rtunnel.errors import ConfigError, RevocationListError
 from rtunnel.wire.krl import MAX_KRL_LENGTH, KeyRevocationList
 
+#: Looks in vain after which the log says so again: half an hour.
+SAY_AGAIN: Final = 900
+
 
 class KrlFile:
     """A key revocation list in a file.
 
     A file that cannot be read, or not as a list, leaves the last good one in force: a
-    list that is half written must not let anybody in again. It says so once for each
-    change of what is wrong.
+    list that is half written must not let anybody in again, nor keep everybody out. It
+    says so at each change of what is wrong, and again every :data:`SAY_AGAIN` looks.
 
     :param path: the file.
+    :param failed: hears what is wrong, at each change of it.
     :raises ConfigError: when there is no good list to begin with.
     :ivar failures: how many times a look found no good list.
     """
 
     _log = Logger()
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, failed: Callable[[str], object] = lambda problem: None
+    ) -> None:
         self.path = path
         self.failures = 0
+        self._tell = failed
+        self._said = 0
         self._problem: str | None = None
         self._stamp: tuple[int, ...] | None = None
         try:
@@ -84,8 +94,12 @@ class KrlFile:
 
     def _failed(self, problem: str) -> None:
         self.failures += 1
-        if problem != self._problem:
+        is_news = problem != self._problem
+        if is_news:
             self._problem = problem
+            self._tell(problem)
+        if is_news or self.failures - self._said >= SAY_AGAIN:
+            self._said = self.failures
             self._log.error(
                 "the last good key revocation list stays in force: {problem}",
                 problem=problem,

@@ -8,6 +8,7 @@ otherwise: with the registry away the records stay that were there last, past th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,21 @@ class RevocationWatch:
 
     :param registry: started by whoever made it.
     :param krl: files of key revocation lists.
+    :param list_failed: hears of a file that cannot be used any longer, and why.
     :raises ConfigError: when one of the files cannot be used.
     """
 
     _log = Logger()
 
     def __init__(
-        self, registry: Registry, clock: IReactorTime, krl: Sequence[Path] = ()
+        self,
+        registry: Registry,
+        clock: IReactorTime,
+        krl: Sequence[Path] = (),
+        list_failed: Callable[[Path, str], object] = lambda path, problem: None,
     ) -> None:
         self._registry = registry
-        self._files = [KrlFile(path) for path in krl]
+        self._files = [KrlFile(path, partial(list_failed, path)) for path in krl]
         self._entries: tuple[Entry, ...] = ()
         self._records: tuple[Revocation, ...] = ()
         self._hosts: tuple[Revocation, ...] = ()

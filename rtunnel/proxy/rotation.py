@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
 from twisted.logger import Logger
 
-from rtunnel.audit.events import CaRotated, Event
+from rtunnel.audit.events import CaRotated, Event, FollowerForgotten
 from rtunnel.authority_files import (
     available_keys,
     load_authority,
@@ -17,7 +17,9 @@ from rtunnel.authority_files import (
     previous_path,
 )
 from rtunnel.errors import RotationRefused
+from rtunnel.naming import printable
 from rtunnel.proxy.credentials import LiveCredentials
+from rtunnel.proxy.people_seen import PeopleSeen
 from rtunnel.registry.followers import Follower, lagging
 from rtunnel.state_directory import load_private_key
 from rtunnel.timestamps import rfc3339
@@ -49,6 +51,9 @@ class FollowerList(Protocol):
     async def list(self) -> tuple[Follower, ...]:
         """Everybody."""
 
+    async def forget(self, follower: Follower) -> None:
+        """Keep no record of one."""
+
 
 @attrs.frozen
 class Laggard:
@@ -66,6 +71,8 @@ class Rotation:
 
     :param directory: the state directory.
     :param proxy_id: our own, for the audit.
+    :param connected: ids of the proxies that run, and of agents that have a tunnel.
+    :param people: who has logged in here.
     :param record: writes an audit event.
     :param now: wall clock, seconds since the epoch.
     """
@@ -80,6 +87,8 @@ class Rotation:
         credentials: LiveCredentials,
         bundles: Bundles,
         followers: FollowerList,
+        connected: Callable[[], Collection[str]],
+        people: PeopleSeen,
         record: Callable[[Event], object],
         now: Callable[[], float],
     ) -> None:
@@ -88,6 +97,8 @@ class Rotation:
         self._credentials = credentials
         self._bundles = bundles
         self._followers = followers
+        self._connected = connected
+        self._people = people
         self._record = record
         self._now = now
         self._busy = False
@@ -126,7 +137,18 @@ class Rotation:
     async def _authority_status(self, role: Role) -> dict[str, Any]:
         state = self.state(role)
         signs = state.signs or self._signing_here(role)
+        people = self._people.not_by(signs) if role == "user" and signs else ()
         return {
+            **(
+                {
+                    "people_of_other_keys": [
+                        {"name": each.name, "certificate_ends": _end(each.valid_before)}
+                        for each in people
+                    ]
+                }
+                if role == "user"
+                else {}
+            ),
             "phase": state.phase.value,
             "generation": state.generation,
             "signs": None if signs is None else signs.fingerprint,
@@ -150,6 +172,42 @@ class Rotation:
     def _signing_here(self, role: Role) -> Any:
         path = self._directory / AUTHORITY_FILES[role]
         return load_private_key(path).public if path.exists() else None
+
+    async def forget(self, id: str) -> Follower:
+        """Wait no longer for a proxy or an agent that is gone for good.
+
+        :param id: of it, or the beginning of it that no other one has.
+        :return: what was known of it.
+        :raises RotationRefused: when there is none, or several, or it is connected.
+        :raises RegistryError: when the registry cannot be used.
+        """
+        found = [
+            each
+            for each in await self._followers.list()
+            if id and each.id.startswith(id)
+        ]
+        if not found:
+            raise RotationRefused(
+                f"no rotation waits for {printable(id, 64)}; `rtunnel ca status` names "
+                "those that one waits for"
+            )
+        if len(found) > 1:
+            raise RotationRefused(
+                f"several proxies and agents begin with {id}; give more of the id"
+            )
+        [follower] = found
+        if follower.id in self._connected():
+            raise RotationRefused(
+                f"{follower.kind} {follower.id} is connected: it follows, or its log "
+                "says why not. To be rid of it, revoke it"
+            )
+        await self._followers.forget(follower)
+        self._record(
+            FollowerForgotten(
+                proxy=self._proxy_id, target=f"{follower.kind}:{follower.id}"
+            )
+        )
+        return follower
 
     async def move(
         self, role: Role, to: Phase | None, back: bool, force: bool
@@ -224,6 +282,10 @@ class Rotation:
         more = f", and {len(laggards) - NAMED} more" if len(laggards) > NAMED else ""
         raise RotationRefused(
             f"{len(laggards)} {'has' if len(laggards) == 1 else 'have'} not followed "
-            f"yet: {named}{more}; see `rtunnel ca status`, wait, or leave them behind "
-            "with --force"
+            f"yet: {named}{more}; see `rtunnel ca status` and wait, drop who is gone "
+            "for good with `rtunnel ca forget ID`, or leave all behind with --force"
         )
+
+
+def _end(valid_before: int) -> str | None:
+    return None if valid_before == FOREVER else rfc3339(valid_before, "seconds")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -12,6 +12,7 @@ from rtunnel.proxy.agent_trust import AgentTrust, TrustingTunnel
 from rtunnel.proxy.credentials import LiveCredentials
 from rtunnel.proxy.followers import Followers
 from rtunnel.proxy.host_revoking import HostRevoking
+from rtunnel.proxy.people_seen import PeopleSeen
 from rtunnel.proxy.renewal import CanSign, OwnRenewal
 from rtunnel.proxy.revocation_watch import RevocationWatch
 from rtunnel.proxy.revoked_hosts_watch import RevokedHostsWatch
@@ -32,10 +33,12 @@ class LiveTrust:
     :param certificate_changed: called when this proxy has another certificate.
     :param revocations: gets what the host authority has revoked.
     :param host_revoking: signs that.
+    :param connected: ids of the proxies that run, and of agents that have a tunnel.
     :param record: writes an audit event.
     :param now: wall clock, seconds since the epoch.
     :param chance: a number from 0 up to 1.
     :ivar agents: what agents are told, and ask.
+    :ivar people: who has logged in here.
     :ivar rotation: what the operator asks for.
     """
 
@@ -51,6 +54,7 @@ class LiveTrust:
         certificate_changed: Callable[[], None],
         revocations: RevocationWatch,
         host_revoking: HostRevoking,
+        connected: Callable[[], Collection[str]],
         record: Callable[[Event], object],
         now: Callable[[], float],
         chance: Callable[[], float],
@@ -97,12 +101,15 @@ class LiveTrust:
             chance=chance,
             signs=lambda: self.signs("host"),
         )
+        self.people = PeopleSeen(now)
         self.rotation = Rotation(
             directory=config.state,
             proxy_id=credentials.proxy_id,
             credentials=credentials,
             bundles=self._watch,
             followers=self._followers,
+            connected=connected,
+            people=self.people,
             record=record,
             now=now,
         )

@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 
 from rtunnel.errors import RegistryError
+from rtunnel.ownership import give_to_owner
 from rtunnel.registry.interface import Entry, check_entry
 
 #: Seconds to wait for another process that is writing, which takes milliseconds. A
@@ -210,7 +211,11 @@ class SqliteFile:
         # of every other connection of this process (sqlite.org/howtocorrupt.html 2.2).
         with suppress(FileExistsError):
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            os.close(os.open(self._path, flags, 0o600))
+            descriptor = os.open(self._path, flags, 0o600)
+            try:
+                give_to_owner(descriptor, self._path)
+            finally:
+                os.close(descriptor)
         self._identity = _identity(self._path)
         connection = sqlite3.connect(
             self._path,

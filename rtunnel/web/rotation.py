@@ -2,7 +2,8 @@
 
 ``GET /v1/ca`` says where the three authorities stand. ``POST /v1/ca`` takes one step
 of a rotation: its body has ``role``, and may have ``to`` (a phase), ``back`` and
-``force``.
+``force``. ``DELETE /v1/ca`` forgets a proxy or an agent that is gone for good, by its
+``id``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from rtunnel.admin_client import AUTHORITIES_PATH
 from rtunnel.errors import RotationRefused
 from rtunnel.proxy.rotation import Rotation
+from rtunnel.timestamps import rfc3339
 from rtunnel.trust.bundle import ROLES, Phase
 from rtunnel.web.server import Response, Routes, WithBody
 
@@ -39,4 +41,22 @@ def rotation_routes(rotation: Rotation) -> Routes:
         )
         return Response(200, done)
 
-    return {AUTHORITIES_PATH: {"GET": WithBody(get), "POST": WithBody(post)}}
+    async def delete(body: Mapping[str, object]) -> Response:
+        gone = await rotation.forget(str(body.get("id", "")))
+        return Response(
+            200,
+            {
+                "kind": gone.kind,
+                "id": gone.id,
+                "name": gone.name,
+                "certificate_ends": rfc3339(gone.valid_before, "seconds"),
+            },
+        )
+
+    return {
+        AUTHORITIES_PATH: {
+            "GET": WithBody(get),
+            "POST": WithBody(post),
+            "DELETE": WithBody(delete),
+        }
+    }

@@ -120,6 +120,38 @@ class CaTests(CommandTestCase):
         )
         self.assertEqual(out, "The agent authority is in phase signs already.\n")
 
+    def test_of_people_it_says_what_has_to_be_known(self) -> None:
+        """Before the old user authority is retired, and only then."""
+        document: dict[str, Any] = {
+            "authorities": {
+                "host": authority(),
+                "agent": authority(),
+                "user": authority(phase="trusted") | {"people_of_other_keys": []},
+            }
+        }
+        user = document["authorities"]["user"]
+        self.assertNotIn("people", status_text(document))
+        user["phase"] = "signs"
+        self.assertIn("nobody has logged in who", status_text(document))
+        user["people_of_other_keys"] = [
+            {"name": name, "certificate_ends": f"2027-01-0{day}T00:00:00Z"}
+            for day, name in enumerate(("a", "b\x1b", "c", "d"), 1)
+        ]
+        text = status_text(document)
+        self.assertIn("4 have logged in who have no newer one: a, b", text)
+        self.assertIn("and 1 more; the last of these ends 2027-01-04", text)
+        self.assertNotIn("\x1b", text)
+        user["people_of_other_keys"] = [{"name": "a", "certificate_ends": None}]
+        self.assertIn("1 has logged in", status_text(document))
+        self.assertIn("ends never", status_text(document))
+
+    def test_forgetting_says_who_and_until_when_it_may_come_back(self) -> None:
+        """It may have to be revoked as well."""
+        self.serve(LAGGARD)
+        said = self.assert_done("ca", "forget", "a-1", "--state", self.state)
+        self.assertIn("agent a-1 (b)", said)
+        self.assertIn("2027-01-02", said)
+
     def test_a_proxy_has_to_run(self) -> None:
         """It is the one that tells the others."""
         self.assertIn(

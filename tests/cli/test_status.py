@@ -74,6 +74,12 @@ class _Answer(BaseHTTPRequestHandler):
         self.server.asked.append(f"POST {self.path}")
         self._send(self.server.answer)
 
+    def do_DELETE(self) -> None:
+        """As a POST."""
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.server.asked.append(f"DELETE {self.path}")
+        self._send(self.server.answer)
+
     def _send(self, document: object) -> None:
         body = json.dumps(document).encode()
         self.send_response(200)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.errors import ConfigError
-from rtunnel.proxy.krl_file import KrlFile
+from rtunnel.proxy.krl_file import SAY_AGAIN, KrlFile
 from rtunnel.wire.data_types import string, text, uint32, uint64
 from rtunnel.wire.keys import ED25519
 from tests.wire.examples import private_key
@@ -37,7 +38,8 @@ class KrlFileTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.path = Path(self.mktemp())
         self.path.write_bytes(krl(ALICE.blob))
-        self.file = KrlFile(self.path)
+        self.told: list[str] = []
+        self.file = KrlFile(self.path, self.told.append)
         self.seconds = 1_000_000_000
 
     def write(self, data: bytes) -> None:
@@ -90,9 +92,20 @@ class KrlFileTests(SynchronousTestCase):
             self.assertEqual(self.revoked(), (True, False))
             self.assertIn(str(self.path), str(self.file.problem))
             self.assertEqual(self.file.failures, 2 * number)
+            self.assertEqual(len(set(self.told)), number)
+            self.assertEqual(self.told[-1], self.file.problem)
         self.write(krl(BOB.blob))
         self.assertTrue(self.file.check())
         self.assertIsNone(self.file.problem)
+
+    def test_the_log_says_so_again_and_again(self) -> None:
+        """Nobody reads what it said a week ago; who keeps count is told once."""
+        self.write(b"nonsense")
+        with capturedLogs() as logs:
+            for _ in range(2 * SAY_AGAIN + 1):
+                self.file.check()
+        self.assertEqual(len(logs), 3)
+        self.assertEqual(len(self.told), 1)
 
     def test_file_mended_without_a_trace_is_read(self) -> None:
         """While something is wrong, size and time are not believed."""

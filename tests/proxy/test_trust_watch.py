@@ -12,17 +12,21 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import TestCase
 
+from rtunnel.audit.events import FollowerForgotten
 from rtunnel.authority_files import load_authority, next_path
 from rtunnel.errors import RotationRefused
 from rtunnel.proxy.credentials import LiveCredentials
 from rtunnel.proxy.followers import Followers
+from rtunnel.proxy.people_seen import PeopleSeen
 from rtunnel.proxy.rotation import Rotation
 from rtunnel.proxy.trust_watch import LOOK_INTERVAL, TRUST, TrustWatch
 from rtunnel.registry.memory import MemoryRegistry
 from rtunnel.state_directory import load_proxy_credentials, load_trust_anchors
+from rtunnel.trust.authority import CertificateAuthority
 from rtunnel.trust.bundle import MAX_GENERATION, Phase, TrustBundle
 from rtunnel.wire.keys import PrivateKey
 from tests.cli.running import rtunnel
+from tests.proxy.test_people_seen import user_identity
 
 
 class Proxy:
@@ -43,12 +47,16 @@ class Proxy:
             credentials=self.credentials,
             bundle=self.watch.bundle,
         )
+        self.connected: set[str] = set()
+        self.people = PeopleSeen(lambda: now)
         self.rotation = Rotation(
             directory=state,
             proxy_id=self.credentials.proxy_id,
             credentials=self.credentials,
             bundles=self.watch,
             followers=self.followers,
+            connected=lambda: self.connected,
+            people=self.people,
             record=self.events.append,
             now=lambda: now,
         )
@@ -281,6 +289,54 @@ class TrustWatchTests(TrustWatchTestCase):
         self.assertEqual(laggard["kind"], "proxy")
         self.assertEqual(laggard["name"], "two")
         self.assertEqual(status["authorities"]["host"]["not_followed"], [])
+
+    async def test_who_is_gone_for_good_is_forgotten(self) -> None:
+        """Not one that is connected; and one that comes back is waited for again."""
+        self.second.stop()
+        gone = self.second.credentials.proxy_id
+        await self.move(Phase.TRUSTED)
+        self.first.connected.add(gone)
+        with self.assertRaisesRegex(RotationRefused, "is connected"):
+            await self.first.rotation.forget(gone)
+        self.first.connected.clear()
+        for nobody in ("", "x"):
+            with self.assertRaisesRegex(RotationRefused, "no rotation waits"):
+                await self.first.rotation.forget(nobody)
+        await self.first.rotation.forget(gone[:9])
+        self.assertEqual(
+            self.first.events[-1],
+            FollowerForgotten(
+                proxy=self.first.credentials.proxy_id, target=f"proxy:{gone}"
+            ),
+        )
+        await self.move(Phase.SIGNS)
+        self.second.followers.start()
+        self.assertEqual(len(await self.first.rotation.laggards("user")), 1)
+
+    async def test_status_says_which_people_would_be_left_behind(self) -> None:
+        """Those with certificates of the old key, while they are good."""
+        key = load_authority(self.first_state, "user_ca")
+        authority = CertificateAuthority(key, now=lambda: self.now)
+        person = PrivateKey.generate().public
+
+        def saw(by: CertificateAuthority, name: str, ttl: float) -> None:
+            certificate = by.sign_user(person, name=name, ttl=ttl)
+            self.first.people.saw(user_identity(name, certificate))
+
+        saw(authority, "alice", 60)
+        await self.move(Phase.TRUSTED)
+        self.assertEqual(await self.people(), [])
+        await self.move(Phase.SIGNS)
+        saw(authority, "bob", 120)
+        self.assertEqual(await self.people(), ["alice", "bob"])
+        new = load_authority(self.first_state, "user_ca")
+        saw(CertificateAuthority(new, now=lambda: self.now), "bob", 60)
+        self.assertEqual(await self.people(), ["alice"])
+
+    async def people(self) -> list[str]:
+        """Those in the status."""
+        user = (await self.first.rotation.status())["authorities"]["user"]
+        return [each["name"] for each in user["people_of_other_keys"]]
 
 
 def _forged(bundle: TrustBundle, thief: PrivateKey, generation: int) -> TrustBundle:

@@ -52,3 +52,13 @@ class RotationRoutesTests(ProxyTestCase):
             with self.assertRaisesRegex(RotationRefused, said):
                 await self.ask("POST", **body)
         self.assertFalse((self.state / "host_ca.next").exists())
+
+    async def test_who_is_connected_is_not_forgotten(self) -> None:
+        """The proxy itself, least of all; nor who is not known."""
+        for body, said in (
+            ({}, "no rotation waits for"),
+            ({"id": "x"}, "no rotation waits for x"),
+            ({"id": self.proxy.parts.credentials.proxy_id}, "is connected"),
+        ):
+            with self.assertRaisesRegex(RotationRefused, said):
+                await self.ask("DELETE", **body)
