@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -218,15 +219,17 @@ class ProxyTests(RevocationTestCase):
         [agent] = deployment.agents
         ids = [proxy.status()["proxy"]["id"] for proxy in deployment.proxies]
         deployment.wait_tunnels()
-        began = time.time()
         key = second.state / "host_key.pub"
         record = self.revoke(first, "--key", str(key), "--reason", "stolen")
+        # Whatever comes of it, the other tests need both proxies.
+        undo = ExitStack()
+        self.addCleanup(undo.close)
+        undo.callback(self.trust_again, first, record)
         wait_until(
             lambda: f"closing the tunnel to proxy {ids[1]}" in agent.process.tail(),
             WITHIN,
             deployment.tails,
         )
-        self.assertLess(time.time() - began, WITHIN)
         wait_until(lambda: not self.held_by(second), WITHIN, deployment.tails)
         self.assertTrue(self.held_by(first))
         agent.process.stop()
@@ -235,7 +238,7 @@ class ProxyTests(RevocationTestCase):
         # It has been there, and has seen that it is revoked.
         wait_until(lambda: "is revoked" in agent.process.tail(), 30, deployment.tails)
         self.assertFalse(self.held_by(second))
-        self.trust_again(first, record)
+        undo.close()
         wait_until(lambda: self.held_by(second), 60, deployment.tails)
 
     def held_by(self, proxy: Proxy) -> bool:
