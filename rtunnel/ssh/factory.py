@@ -26,6 +26,7 @@ from rtunnel.trust.identity import Identity
 from rtunnel.wire.algorithms import DEFAULT_ALGORITHMS, Algorithms
 from rtunnel.wire.certificate import Certificate
 from rtunnel.wire.keys import PrivateKey
+from rtunnel.wire.random_pool import RandomPool
 from rtunnel.wire.source_address import Network
 
 MakeConnection: TypeAlias = Callable[[ConnectionHandler], Connection]
@@ -85,7 +86,7 @@ class ServerFactory(SSHFactory):
         self._host_keys = host_keys if callable(host_keys) else lambda: host_keys
         self._limits = limits
         self._algorithms = algorithms
-        self._random = random
+        self._random = RandomPool(random)
         self._rules = LoginRules(
             identify,
             lambda identity: make_connection(make_handler(identity)),
@@ -158,7 +159,7 @@ class _DiallingFactory(Factory):
         self._make_service = lambda: make_connection(handler)
         self._limits = limits
         self._algorithms = algorithms
-        self._random = random
+        self._random = RandomPool(random)
 
     def buildProtocol(self, addr: IAddress | None) -> ClientTransport:
         """Our end of a connection just made."""

@@ -55,14 +55,13 @@ class PacketSealer:
     ``sequence`` is the number of the next packet, modulo 2^32 (RFC 4253 section 6.4);
     ``packets`` and ``sealed`` count packets and bytes under the present keys.
 
-    :param random: this many random bytes, for padding.
+    :param random: this many random bytes, for padding; asked for each packet.
     """
 
     __slots__ = (
         "_bulk",
         "_cipher",
         "_random",
-        "_spare",
         "packets",
         "sealed",
         "sequence",
@@ -71,7 +70,6 @@ class PacketSealer:
     def __init__(self, random: Callable[[int], bytes]) -> None:
         self._cipher: PacketCipher = ClearCipher()
         self._random = random
-        self._spare = b""
         self._bulk: BulkCipher | None = None
         self.sequence = 0
         self.packets = 0
@@ -112,19 +110,11 @@ class PacketSealer:
         padding = padding_length(cipher, end - 1)
         body[0] = padding
         padded = end + padding
-        body[end:padded] = self._padding(padding)
+        body[end:padded] = self._random(padding)
         size = LENGTH_SIZE + padded + cipher.tag_length
         cipher.seal_into(self.sequence, body[:padded], out[:size])
         self._count(size)
         return size
-
-    def _padding(self, count: int) -> bytes:
-        # Asking the kernel for each packet's padding costs more than its header.
-        spare = self._spare
-        if len(spare) < count:
-            spare = self._random(256)
-        self._spare = spare[count:]
-        return spare[:count]
 
     def _count(self, size: int) -> None:
         self.sequence = (self.sequence + 1) & _SEQUENCE_MASK
