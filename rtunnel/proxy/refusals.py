@@ -82,6 +82,18 @@ def draining() -> OpenRefused:
     )
 
 
+def share_taken(user: str, cluster: str, count: int) -> OpenRefused:
+    """The user has as many connections through a tunnel as others may still open.
+
+    :param count: how many the user has.
+    """
+    return OpenRefused(
+        OPEN_RESOURCE_SHORTAGE,
+        f"{user} has {count} connections through the tunnel to cluster {cluster!r} "
+        "already, and the rest is left to others; end some",
+    )
+
+
 def too_many_sessions(limit: int) -> OpenRefused:
     """The client has so many sessions that lead nowhere yet."""
     return OpenRefused(

@@ -8,6 +8,7 @@ nothing but ProtocolError, which the transport answers with a disconnect.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
@@ -81,6 +82,8 @@ class Connection(ConnectionService):
         self.limits = limits or ChannelLimits()
         #: Whether the transport has no room for data.
         self.is_congested = False
+        #: Told of each channel that has ended; raises nothing.
+        self.on_channel_finished: Callable[[Channel], None] = _nobody_counts
         self._handler = handler
         self._lost: str | None = None
         self._budget = WindowBudget(self.limits.window_budget)
@@ -311,6 +314,7 @@ class Connection(ConnectionService):
     def channel_finished(self, channel: Channel) -> None:
         """The channel's receiver has been told of its end, or will be at its start."""
         self._lingering.discard(channel)
+        self.on_channel_finished(channel)
 
     # Global requests.
 
@@ -481,6 +485,10 @@ class Connection(ConnectionService):
             self._handler.connection_lost(reason)
         except Exception:
             self._log.failure("ending a connection")
+
+
+def _nobody_counts(channel: Channel) -> None:
+    """What becomes of a channel that has ended when nobody asked for it."""
 
 
 #: Who takes which message.

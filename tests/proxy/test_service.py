@@ -250,6 +250,34 @@ class DialTests(ProxyTestCase):
         await self.until(lambda: connection.open_channels == 1)
 
 
+class ShareTests(ProxyTestCase):
+    """What one person may take of a tunnel."""
+
+    settings = (EVERYTHING, "limits.channels_per_connection=10")
+
+    async def test_nobody_takes_a_whole_tunnel(self) -> None:
+        """Each has at most what is left; what is closed is given back."""
+        agent = await self.agent_in_service()
+        alice, bob = await self.client("alice"), await self.client("bob")
+        # The tunnel has 10 channels, and the agent's control channel is one of them.
+        for _ in range(4):
+            await self.opened(alice)
+        channel, received = await self.opened(alice)
+        with self.assertRaises(OpenRefused) as caught:
+            await self.open_target(alice, "web1.b")
+        self.assertEqual(caught.exception.reason_code, 4)
+        self.assertIn("alice has 5 connections", caught.exception.text)
+        await self.opened(bob)
+        channel.close()
+        await received.ended
+        await self.opened(bob)
+        agent.refusal = "go away"
+        for _ in range(3):
+            with self.assertRaises(OpenRefused) as caught:
+                await self.open_target(bob, "web1.b")
+            self.assertIn("go away", caught.exception.text)
+
+
 class PolicyTests(ProxyTestCase):
     """Who may reach what."""
 
