@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ def rtunnel(*arguments: str | Path) -> list[str | Path]:
     return [sys.executable, "-c", script, *arguments]
 
 
+_one_at_a_time = threading.Lock()
+
+
 def rtunnel_here(*arguments: str | Path) -> str:
     """Carry out a command line of ``rtunnel`` in this process; what it printed.
 
@@ -28,7 +32,9 @@ def rtunnel_here(*arguments: str | Path) -> str:
 
     :raises AssertionError: when it fails.
     """
-    outcome = carry_out(*arguments)
+    # Standard output is the process's: two threads would take each other's words.
+    with _one_at_a_time:
+        outcome = carry_out(*arguments)
     assert not outcome.code, f"rtunnel {' '.join(map(str, arguments))}: {outcome.err}"
     return outcome.out
 
