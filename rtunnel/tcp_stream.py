@@ -35,6 +35,7 @@ from rtunnel.errors import (
     OPEN_RESOURCE_SHORTAGE,
     OpenRefused,
 )
+from rtunnel.socket_buffers import ReceiveBuffer, limit_unsent
 from rtunnel.splice import StreamReceiver, deliver
 from rtunnel.wire.byte_queue import ByteQueue
 from rtunnel.wire.packet_cipher import Buffer
@@ -63,7 +64,8 @@ _received = memoryview(PassingMemory(READ_SIZE + 2 * OVERHEAD))[OVERHEAD:-OVERHE
 class TcpStream(Protocol):
     """One TCP connection. See :class:`~rtunnel.splice.Stream` for the methods.
 
-    TCP_NODELAY and keepalive are on. ``closed`` is told "connection reset" when the
+    TCP_NODELAY and keepalive are on, and the kernel keeps little of what waits, see
+    :mod:`rtunnel.socket_buffers`. ``closed`` is told "connection reset" when the
     peer reset the connection or stopped answering.
 
     :param user_timeout: seconds that data may stay unacknowledged, or unsent because
@@ -79,6 +81,9 @@ class TcpStream(Protocol):
         self._user_timeout = user_timeout
         self._receiver: StreamReceiver | None = None
         self._direct: DirectSocket | None = None
+        self._receive_buffer: ReceiveBuffer | None = None
+        # Bytes that have been read.
+        self._count = 0
         self._held = ByteQueue()
         self._paused = False
         self._delivering = False
@@ -111,6 +116,9 @@ class TcpStream(Protocol):
             handle = cast(ISystemHandle, self.transport).getHandle()
             if isinstance(handle, socket.socket):
                 set_timeouts(handle, self._user_timeout)
+                limit_unsent(handle)
+                if self._direct is not None:
+                    self._receive_buffer = ReceiveBuffer(handle)
 
     def dataReceived(self, data: bytes) -> None:
         """Data from the peer."""
@@ -122,6 +130,10 @@ class TcpStream(Protocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Data from the peer, where :meth:`get_buffer` said."""
+        self._count += nbytes
+        buffer = self._receive_buffer
+        if buffer is not None and self._count >= buffer.next_look:
+            buffer.look(self._count)
         self._take(_received[:nbytes])
 
     def _take(self, data: Buffer) -> None:

@@ -44,6 +44,7 @@ FLOORS = (
         "rtunnel.splice",
         "rtunnel.tcp_stream",
         "rtunnel.direct_socket",
+        "rtunnel.socket_buffers",
         "rtunnel.control",
         "rtunnel.config",
         "rtunnel.state_directory",

@@ -25,6 +25,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
 from rtunnel.errors import OpenRefused
+from rtunnel.socket_buffers import FIRST, PROVEN, UNSENT
 from rtunnel.splice import SpliceReport, splice
 from rtunnel.tcp_stream import TcpStream, connect_tcp
 from rtunnel.testing import RecordingProducer, RecordingReceiver
@@ -278,6 +279,25 @@ class StreamTests(TcpStreamTestCase):
         await far_receiver.until(lambda: len(far_receiver.data) == written)
         await pause(0.01)
         self.assertFalse(producer.paused)
+
+    async def test_the_kernel_takes_little_of_what_nobody_reads(self) -> None:
+        """The rest waits with whoever writes, who is told."""
+        near, _, far, _ = await self.started()
+        far.pauseProducing()
+        near.write(bytes(20_000_000))
+        await pause()
+        assert near._direct is not None
+        taken = 20_000_000 - near._direct.queued
+        self.assertLess(taken, UNSENT + 2 * FIRST + 2 * 65536)
+
+    async def test_the_kernel_takes_more_once_somebody_reads(self) -> None:
+        """Its receive buffer is looked at again when that is proven."""
+        near, _, far, receiver = await self.started()
+        assert far._receive_buffer is not None
+        self.assertEqual(far._receive_buffer.next_look, PROVEN)
+        near.write(bytes(PROVEN))
+        await receiver.until(lambda: len(receiver.data) == PROVEN)
+        self.assertGreater(far._receive_buffer.next_look, PROVEN)
 
     async def test_a_paused_stream_delivers_nothing(self) -> None:
         """Pausing inside data_received stops delivery until resumed."""

@@ -11,6 +11,8 @@ from twisted.internet.interfaces import IAddress
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
+from rtunnel.socket_buffers import limit_unsent
+
 _IP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 #: TCP keepalive: an idle peer that vanished is gone after 2 minutes (60 + 4 x 15 s).
@@ -62,7 +64,7 @@ def hang_up(transport: Any) -> None:
 
 
 def tune_socket(transport: Any, user_timeout: float) -> None:
-    """Send small packets at once, and notice a peer that has gone.
+    """Send small packets at once, keep little in the kernel, notice a peer that left.
 
     :param user_timeout: see :func:`set_user_timeout`.
     """
@@ -77,6 +79,7 @@ def tune_socket(transport: Any, user_timeout: float) -> None:
             option = getattr(socket, name, None)
             if option is not None:
                 handle.setsockopt(socket.IPPROTO_TCP, option, value)
+    limit_unsent(handle)
     set_user_timeout(transport, user_timeout)
 
 

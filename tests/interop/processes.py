@@ -86,11 +86,15 @@ class TcpSocket:
     """One line of ``/proc/PID/net/tcp``.
 
     :param state: ``ESTABLISHED``, ``LISTEN`` or the kernel's number of another.
+    :param to_send: bytes that the peer has not acknowledged, most of them not sent.
+    :param to_read: bytes that the process has not read.
     """
 
     local_port: int
     remote_port: int
     state: str
+    to_send: int
+    to_read: int
 
 
 _TCP_STATES = {"01": "ESTABLISHED", "0A": "LISTEN"}
@@ -108,6 +112,8 @@ def tcp_sockets(pid: int) -> list[TcpSocket]:
             local_port=int(fields[1].rpartition(":")[2], 16),
             remote_port=int(fields[2].rpartition(":")[2], 16),
             state=_TCP_STATES.get(fields[3], fields[3]),
+            to_send=int(fields[4].partition(":")[0], 16),
+            to_read=int(fields[4].partition(":")[2], 16),
         )
         for fields in map(str.split, rows)
         if f"socket:[{fields[9]}]" in own

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import socket
-import statistics
 import time
-from collections.abc import Callable
 from functools import partial
+from statistics import median
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtunnel.wire.certificate import Certificate
+from rtunnel.wire.keys import PrivateKey
+from rtunnel.wire.window import MAX_WINDOW
 from tests.interop import soak
-from tests.interop.deployment import Deployment, Layout
-from tests.interop.processes import LOOPBACK, accepts, free_port, wait_until
+from tests.interop.deployment import USER, Deployment, Layout
+from tests.interop.processes import (
+    LOOPBACK,
+    accepts,
+    free_port,
+    tcp_sockets,
+    wait_until,
+)
 from tests.interop.sharing import DeploymentTestCase
+from tests.interop.socket_client import SocketClient, target
 
 SLOW_CHANNELS = 200
 
@@ -30,6 +39,13 @@ LEFT = 0.9 if soak.IS_SOAK else 0.4
 #: Seconds in which nothing moves, after which the channels stand still.
 STILL = 1.0
 
+#: Bytes that the kernel may hold for each of them, at the proxy and at the agent: what
+#: one side waits to send, or the other to be read.
+IN_KERNEL = 512 * 1024
+
+#: Bytes that the kernel takes for a client that does not read.
+RECEIVE_BUFFER = 64 * 1024
+
 
 class Tunnel:
     """A deployment with one tunnel, and a port here for each target.
@@ -43,7 +59,6 @@ class Tunnel:
         deployment.wait_tunnels()
         self._test = test
         # Logins of their own, so that they have nothing but the tunnel in common.
-        self._silent = self._forward("silent")
         self._reading = self._forward("half-close")
         self._sending = self._forward("zeros")
 
@@ -56,14 +71,15 @@ class Tunnel:
         wait_until(lambda: accepts(port), 10, f"ssh -L to {behaviour}")
         return port
 
-    def stop_channels(self, count: int) -> None:
-        """Open channels, and send on each what goes."""
+    def stop_uploads(self, count: int) -> None:
+        """Open channels to a target that never reads, and send on each what goes."""
+        silent = self._forward("silent")
         sockets = []
         for number in range(count):
             connection = socket.socket()
             self._test.addCleanup(connection.close)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
-            connection.connect((LOOPBACK, self._silent))
+            connection.connect((LOOPBACK, silent))
             connection.setblocking(False)
             sockets.append(connection)
             # An agent opens so many at once, and not all.
@@ -78,6 +94,45 @@ class Tunnel:
                 except BlockingIOError:
                     continue
             time.sleep(0.01)
+
+    def stop_downloads(self, count: int) -> None:
+        """Open channels to a target that sends without end, and read none of it.
+
+        Each is a connection of its own: a client that somebody has suspended.
+        """
+        deployment = self._deployment
+        (proxy,) = deployment.proxies
+        zeros = deployment.target("zeros")
+        person = deployment.directory / USER
+        key = PrivateKey.from_openssh((person / "id").read_bytes())
+        line = (person / "id-cert.pub").read_text()
+        certificate, _ = Certificate.from_openssh(line)
+        for number in range(count):
+            client = SocketClient(
+                proxy.port, key, certificate, receive_buffer=RECEIVE_BUFFER
+            )
+            self._test.addCleanup(client.close)
+            client.log_in()
+            client.request_channel(
+                b"direct-tcpip", target("web1.b", zeros), window=MAX_WINDOW
+            )
+            wait_until(partial(self.has_more_than, number), 10, "a channel")
+        held = self.in_kernel()
+        moved = time.monotonic()
+        while time.monotonic() < moved + STILL:
+            time.sleep(0.1)
+            if (now := self.in_kernel()) != held:
+                held, moved = now, time.monotonic()
+
+    def in_kernel(self) -> dict[str, int]:
+        """Bytes that the kernel holds for proxy and agent, both ways."""
+        programs = [*self._deployment.proxies, *self._deployment.agents]
+        return {
+            each.name: sum(
+                one.to_send + one.to_read for one in tcp_sockets(each.process.pid)
+            )
+            for each in programs
+        }
 
     def has_more_than(self, count: int) -> bool:
         """Whether more channels are open."""
@@ -109,26 +164,45 @@ class Tunnel:
 
 
 class SlowChannelsTests(DeploymentTestCase):
-    """A tunnel with 200 targets that never read, and one without, turn by turn."""
+    """A tunnel with 200 channels that stand still, and one without, turn by turn."""
 
-    def compare(self, what: str, move: Callable[[Tunnel], float]) -> None:
-        """See what the 200 leave of the speed."""
-        alone, beside = [], []
-        for _ in range(ROUNDS):
-            alone.append(move(self.free))
-            beside.append(move(self.crowded))
-        speeds = [SIZE / MIB / statistics.median(times) for times in (alone, beside)]
-        left = speeds[1] / speeds[0]
-        soak.report(
-            f"201st channel, {what}",
-            {"alone MiB/s": speeds[0], "beside 200 MiB/s": speeds[1], "left": left},
-        )
-        self.assertGreater(left, LEFT, what)
-
-    def test_two_hundred_that_stand_still(self) -> None:
-        """Nine tenths are left, up and down."""
+    def setUp(self) -> None:
+        """Both, with nothing on them."""
         self.free, self.crowded = Tunnel(self), Tunnel(self)
-        self.crowded.stop_channels(SLOW_CHANNELS)
-        self.compare("upload", Tunnel.upload)
-        self.compare("download", Tunnel.download)
+
+    def compare(self, beside: str) -> None:
+        """See what the 200 leave of the speed.
+
+        :param beside: what they are.
+        """
+        for what, move in (("upload", Tunnel.upload), ("download", Tunnel.download)):
+            times: dict[Tunnel, list[float]] = {self.free: [], self.crowded: []}
+            for _ in range(ROUNDS):
+                for each, own in times.items():
+                    own.append(move(each))
+            alone, crowded = (SIZE / MIB / median(own) for own in times.values())
+            left = crowded / alone
+            soak.report(
+                f"201st channel beside {beside}, {what}",
+                {"alone MiB/s": alone, "beside 200 MiB/s": crowded, "left": left},
+            )
+            self.assertGreater(left, LEFT, what)
         self.assertGreaterEqual(self.crowded.channels(), SLOW_CHANNELS)
+
+    def test_two_hundred_targets_that_do_not_read(self) -> None:
+        """Nine tenths are left, up and down."""
+        self.crowded.stop_uploads(SLOW_CHANNELS)
+        self.compare("uploads")
+
+    def test_two_hundred_clients_that_do_not_read(self) -> None:
+        """The same, and the kernel holds little for each: all share what it has."""
+        before = self.crowded.in_kernel()
+        self.crowded.stop_downloads(SLOW_CHANNELS)
+        held = self.crowded.in_kernel()
+        soak.report(
+            "kernel's memory for 200 clients that do not read",
+            {f"{name} MiB": (held[name] - before[name]) / MIB for name in held},
+        )
+        for name in held:
+            self.assertLess(held[name] - before[name], SLOW_CHANNELS * IN_KERNEL, name)
+        self.compare("downloads")

@@ -12,6 +12,7 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtunnel.socket_buffers import UNSENT
 from rtunnel.ssh.peer_socket import (
     hang_up,
     is_proxied,
@@ -67,7 +68,8 @@ class PeerSocketTests(SynchronousTestCase):
         self.assertTrue(is_proxied(wrapped(TLSMemoryBIOProtocol, proxied)))
 
     def test_small_packets_go_at_once_and_the_dead_are_noticed(self) -> None:
-        """TCP_NODELAY, keepalive, and TCP_USER_TIMEOUT, also below a wrapper."""
+        """TCP_NODELAY, keepalive, TCP_NOTSENT_LOWAT and TCP_USER_TIMEOUT, also below a
+        wrapper."""
         for wraps in (False, True):
             transport = SocketTransport(socket.AF_INET)
             self.addCleanup(transport.socket.close)
@@ -79,6 +81,9 @@ class PeerSocketTests(SynchronousTestCase):
             get = transport.socket.getsockopt
             self.assertTrue(get(socket.IPPROTO_TCP, socket.TCP_NODELAY))
             self.assertTrue(get(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+            option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+            if option is not None:
+                self.assertEqual(get(socket.IPPROTO_TCP, option), UNSENT)
             option = getattr(socket, "TCP_USER_TIMEOUT", None)
             if option is not None:
                 self.assertEqual(get(socket.IPPROTO_TCP, option), 20_000)
