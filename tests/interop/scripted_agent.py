@@ -65,12 +65,18 @@ class ScriptedAgent(SocketClient):
         self.close()
         self._thread.join(10)
 
-    def confirm(self, number: int, recipient: int, max_packet: int = 32768) -> None:
+    def confirm(
+        self,
+        number: int,
+        recipient: int,
+        max_packet: int = 32768,
+        window: int = _WINDOW,
+    ) -> None:
         """Confirm a channel."""
         self._peers[number] = recipient
         self.send(
             MSG_CHANNEL_OPEN_CONFIRMATION,
-            uint32(recipient) + uint32(number) + uint32(_WINDOW) + uint32(max_packet),
+            uint32(recipient) + uint32(number) + uint32(window) + uint32(max_packet),
         )
 
     def _serve(self) -> None:

@@ -25,18 +25,23 @@ from rtunnel.ssh.factory import ClientFactory
 from rtunnel.ssh.transport import ClientTransport
 from rtunnel.testing import RecordingHandler, RecordingReceiver
 from rtunnel.wire.certificate import Certificate
-from rtunnel.wire.data_types import string, uint32
+from rtunnel.wire.data_types import boolean, string, uint32
 from rtunnel.wire.keys import PrivateKey
 from rtunnel.wire.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_EOF,
+    MSG_CHANNEL_EXTENDED_DATA,
+    MSG_CHANNEL_FAILURE,
+    MSG_CHANNEL_OPEN,
     MSG_CHANNEL_OPEN_CONFIRMATION,
     MSG_CHANNEL_OPEN_FAILURE,
+    MSG_CHANNEL_REQUEST,
     MSG_CHANNEL_SUCCESS,
     MSG_CHANNEL_WINDOW_ADJUST,
     MSG_IGNORE,
     MSG_KEXINIT,
+    MSG_REQUEST_FAILURE,
     MSG_REQUEST_SUCCESS,
 )
 from tests.interop.deployment import USER, Layout
@@ -55,6 +60,9 @@ STREAMS = 100
 PATIENCE = 30.0
 
 _ALL = 2**32 - 1
+
+#: SSH_OPEN_RESOURCE_SHORTAGE.
+_SHORTAGE = 4
 
 
 class IsolationCase(TestCase):
@@ -149,6 +157,28 @@ def _spoilt_packet(client: SocketClient, channel: int) -> None:
     client.send_bytes(bytes(packet))
 
 
+def _impossible_length(client: SocketClient, channel: int) -> None:
+    client.send_bytes(uint32(_ALL) + bytes(60))
+
+
+def _extended_too_large(client: SocketClient, channel: int) -> None:
+    data = uint32(channel) + uint32(1) + string(bytes(2**18 + 1))
+    client.send(MSG_CHANNEL_EXTENDED_DATA, data)
+
+
+def _closed_twice(client: SocketClient, channel: int) -> None:
+    for _ in range(2):
+        client.send(MSG_CHANNEL_CLOSE, uint32(channel))
+
+
+def _named_longer_than_it_is(channel: int) -> bytes:
+    return uint32(channel) + uint32(1000) + b"x"
+
+
+def _half_an_adjustment(channel: int) -> bytes:
+    return uint32(channel) + b"\0\1"
+
+
 def _reset(client: SocketClient, channel: int) -> None:
     linger = struct.pack("ii", 1, 0)
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -173,6 +203,7 @@ CLIENT_FAULTS: dict[str, tuple[Commit, bool]] = {
         lambda client, channel: client.send_data(channel, bytes(40_000)),
         True,
     ),
+    "extended data that is too large": (_extended_too_large, True),
     "data after the end of data": (_after_eof, True),
     "CLOSE with data unsent": (
         _send(MSG_CHANNEL_CLOSE, lambda channel: uint32(channel)),
@@ -183,14 +214,56 @@ CLIENT_FAULTS: dict[str, tuple[Commit, bool]] = {
         _send(MSG_REQUEST_SUCCESS, lambda channel: b""),
         False,
     ),
-    "a channel's answer that nobody asked for": (
-        _send(MSG_CHANNEL_SUCCESS, lambda channel: uint32(channel)),
+    "a refusal that nobody asked for": (
+        _send(MSG_REQUEST_FAILURE, lambda channel: b""),
         False,
     ),
-    "a channel that there is not": (
+    "a channel's answer that nobody asked for": (
+        _send(MSG_CHANNEL_SUCCESS, uint32),
+        False,
+    ),
+    "a channel's refusal that nobody asked for": (
+        _send(MSG_CHANNEL_FAILURE, uint32),
+        False,
+    ),
+    "a confirmation that nobody asked for": (
+        _send(
+            MSG_CHANNEL_OPEN_CONFIRMATION, lambda channel: uint32(channel) + bytes(12)
+        ),
+        False,
+    ),
+    "an open's refusal that nobody asked for": (
+        _send(MSG_CHANNEL_OPEN_FAILURE, lambda channel: uint32(channel) + bytes(12)),
+        False,
+    ),
+    "data for a channel that there is not": (
         _send(MSG_CHANNEL_DATA, lambda channel: uint32(channel + 7) + string(b"x")),
         False,
     ),
+    "window for a channel that there is not": (
+        _send(
+            MSG_CHANNEL_WINDOW_ADJUST, lambda channel: uint32(channel + 7) + uint32(1)
+        ),
+        False,
+    ),
+    "a request on a channel that there is not": (
+        _send(
+            MSG_CHANNEL_REQUEST,
+            lambda channel: uint32(channel + 7) + string(b"env") + boolean(True),
+        ),
+        False,
+    ),
+    "a channel closed twice": (_closed_twice, False),
+    "data that ends early": (_send(MSG_CHANNEL_DATA, _named_longer_than_it_is), False),
+    "an adjustment that ends early": (
+        _send(MSG_CHANNEL_WINDOW_ADJUST, _half_an_adjustment),
+        False,
+    ),
+    "an open that ends early": (
+        _send(MSG_CHANNEL_OPEN, lambda channel: string(b"direct-tcpip")),
+        False,
+    ),
+    "a packet of an impossible length": (_impossible_length, False),
     "a packet that is not authentic": (_spoilt_packet, False),
     "a reset": (_reset, False),
     "a key exchange that does not go on": (_stall, True),
@@ -260,6 +333,29 @@ class ClientFaultTests(IsolationCase):
         await self.streams.finish()
         self.assert_quiet_log()
 
+    async def test_more_channels_than_there_may_be(self) -> None:
+        """Are refused; what is open, with whomever, goes on."""
+
+        def misbehave() -> None:
+            client = SocketClient(self.proxy.port, self.key, self.certificate)
+            client.log_in()
+            beside = client.open_target("web1.b", self.echo)
+            refused = 0
+            # Sessions that are asked for nothing have a lower limit than channels.
+            for _ in range(1100):
+                client.request_channel()
+                refused += client.answer_to_open()[0] == _SHORTAGE
+            self.assertGreater(refused, 0)
+            client.received.clear()
+            client.send_data(beside, b"still here")
+            self.assertEqual(client.take_data(10), b"still here")
+            client.close()
+
+        await deferToThread(misbehave)
+        await self.assert_go_on(self.streams)
+        await self.streams.finish()
+        self.assert_quiet_log()
+
 
 def _answer(number: int, payload: Callable[[int], bytes]) -> Fault:
     def fault(agent: ScriptedAgent, own: int, recipient: int) -> None:
@@ -279,6 +375,27 @@ def _agent_after_eof(agent: ScriptedAgent, own: int, recipient: int) -> None:
     agent.confirm(own, recipient)
     agent.send(MSG_CHANNEL_EOF, uint32(recipient))
     agent.send_data(recipient, b"x")
+
+
+def _agent_extended(agent: ScriptedAgent, own: int, recipient: int) -> None:
+    agent.confirm(own, recipient)
+    _extended_too_large(agent, recipient)
+
+
+def _agent_closes_unsent(agent: ScriptedAgent, own: int, recipient: int) -> None:
+    # What the client writes is more than this.
+    agent.confirm(own, recipient, window=10)
+    agent.send(MSG_CHANNEL_CLOSE, uint32(recipient))
+
+
+def _agent_closed_twice(agent: ScriptedAgent, own: int, recipient: int) -> None:
+    agent.confirm(own, recipient)
+    _closed_twice(agent, recipient)
+
+
+def _agent_impossible_length(agent: ScriptedAgent, own: int, recipient: int) -> None:
+    agent.confirm(own, recipient)
+    _impossible_length(agent, recipient)
 
 
 def _agent_spoilt(agent: ScriptedAgent, own: int, recipient: int) -> None:
@@ -308,8 +425,11 @@ AGENT_FAULTS: dict[str, tuple[Fault, bool]] = {
         ),
         True,
     ),
+    "extended-too-large": (_agent_extended, True),
     "after-eof": (_agent_after_eof, True),
     "close-at-once": (_answer(MSG_CHANNEL_CLOSE, uint32), True),
+    "close-with-data-unsent": (_agent_closes_unsent, True),
+    "closed-twice": (_agent_closed_twice, False),
     "window-above-all-bounds": (
         _answer(
             MSG_CHANNEL_WINDOW_ADJUST, lambda channel: uint32(channel) + uint32(_ALL)
@@ -317,6 +437,9 @@ AGENT_FAULTS: dict[str, tuple[Fault, bool]] = {
         False,
     ),
     "unsolicited-success": (_answer(MSG_CHANNEL_SUCCESS, uint32), False),
+    "unsolicited-failure": (_answer(MSG_CHANNEL_FAILURE, uint32), False),
+    "unsolicited-answer": (_answer(MSG_REQUEST_SUCCESS, lambda channel: b""), False),
+    "unsolicited-refusal": (_answer(MSG_REQUEST_FAILURE, lambda channel: b""), False),
     "confirmed-twice": (
         _answer(
             MSG_CHANNEL_OPEN_CONFIRMATION,
@@ -335,6 +458,15 @@ AGENT_FAULTS: dict[str, tuple[Fault, bool]] = {
         _answer(MSG_CHANNEL_EOF, lambda channel: uint32(channel + 999)),
         False,
     ),
+    "data-that-ends-early": (
+        _answer(MSG_CHANNEL_DATA, _named_longer_than_it_is),
+        False,
+    ),
+    "adjustment-that-ends-early": (
+        _answer(MSG_CHANNEL_WINDOW_ADJUST, _half_an_adjustment),
+        False,
+    ),
+    "impossible-length": (_agent_impossible_length, False),
     "not-authentic": (_agent_spoilt, False),
     "reset": (_agent_reset, False),
 }
