@@ -19,9 +19,9 @@ KIB = 1024
 MIB = 1024 * KIB
 
 #: Bytes that may wait in the kernel for their turn to be sent; what has been sent and
-#: not acknowledged comes on top, as far as the peer takes it. Our own packets have as
-#: much.
-UNSENT = 256 * KIB
+#: not acknowledged comes on top, as far as the peer takes it. With more, a channel has
+#: moved so much before it is stuck that its window has grown past 512 KiB.
+UNSENT = 128 * KIB
 
 #: Bytes that a new connection's receive buffer is asked to have: one read. Linux counts
 #: the same again for itself, and allows no more than ``net.core.rmem_max``.

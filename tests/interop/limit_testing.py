@@ -73,18 +73,15 @@ class Cost:
     cpu: float
     memory: float
 
-    def excess(self, memory: float = MEMORY) -> list[str]:
-        """The figures that are over their bounds.
-
-        :param memory: bytes for each connection.
-        """
+    def excess(self) -> list[str]:
+        """The figures that are over their bounds."""
         return [
             f"{name}: {value:.3f}, and {bound:g} is the bound"
             for name, value, bound in (
                 ("seconds until it was dealt with", self.closed, CLOSED_WITHIN),
                 ("seconds of CPU time while others waited", self.stall, STALL),
                 ("seconds that others waited", self.gap, GAP),
-                ("bytes of memory for each connection", self.memory, memory),
+                ("bytes of memory for each connection", self.memory, MEMORY),
             )
             if value > bound
         ]
@@ -271,7 +268,6 @@ class LimitTestCase(DeploymentTestCase):
         outcome: Act,
         at: Callable[[], SocketClient] | None = None,
         count: int = AT_ONCE,
-        memory: float = MEMORY,
     ) -> None:
         """Pass the limit on several connections at once, and see what that costs.
 
@@ -280,15 +276,13 @@ class LimitTestCase(DeploymentTestCase):
             it was not.
         :param at: makes a connection that has come far enough; logged in by default.
         :param count: connections.
-        :param memory: bytes that each may cost, where that is another bound.
         """
-        self.pass_each([(act, outcome)] * count, at, memory)
+        self.pass_each([(act, outcome)] * count, at)
 
     def pass_each(
         self,
         cases: Sequence[tuple[Act, Act]],
         at: Callable[[], SocketClient] | None = None,
-        memory: float = MEMORY,
     ) -> None:
         """The same, in another way on each connection.
 
@@ -296,7 +290,7 @@ class LimitTestCase(DeploymentTestCase):
         """
         for attempt in range(1, ATTEMPTS + 1):
             cost = self._measure(cases, at or self.log_in)
-            excess = cost.excess(memory)
+            excess = cost.excess()
             if not excess or attempt == ATTEMPTS:
                 break
         self._note(cost)
