@@ -12,7 +12,7 @@ from rtunnel.wire.numbers import (
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_WINDOW_ADJUST,
 )
-from tests.ssh.test_channel import Ends
+from tests.ssh.channel_ends import Ends
 
 #: The default.
 SECONDS = 60

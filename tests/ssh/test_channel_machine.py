@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.ssh.channel_limits import ChannelLimits
-from tests.ssh.test_channel import KIB, Ends
+from tests.ssh.channel_ends import KIB, Ends
 
 #: As many different bytes as no power of two is a multiple of.
 PLACES = bytes(range(251))

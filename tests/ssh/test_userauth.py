@@ -52,12 +52,7 @@ from tests.ssh.transports import (
     make_client,
     make_server,
 )
-from tests.wire.examples import (
-    SecurityKey,
-    private_key,
-    rsa_key,
-    rsa_sha1_signature,
-)
+from tests.wire.examples import SecurityKey, private_key, rsa_key, rsa_sha1_signature
 
 KEY_TYPES = (ED25519, ECDSA_P256, RSA)
 FAILURE = name_list([b"publickey"]) + boolean(False)
