@@ -21,6 +21,10 @@ BUSY_SECONDS = 1.0
 #: the kernels' buffers on the way hold.
 PROVEN = 8 * 1024 * 1024
 
+#: Bytes that a channel has moved when it is no longer new. Whose reader never reads
+#: stops before that: what a socket of ours takes ahead is bounded.
+NEW = 1024 * 1024
+
 
 class WindowExceeded(ProtocolError):
     """The peer sent more than its window; ends the channel, not the connection."""
@@ -62,7 +66,7 @@ class WindowBudget:
     than a part of what all the others leave: however many have stopped, something is
     left (the dynamic threshold of Choudhury and Hahne). Channels that have not moved
     much yet, no more than buffers at the target may have swallowed, leave a reserve to
-    those that have.
+    those that have, and those that are new leave one to both.
 
     Every channel gets its least window even when nothing is left, or it could never
     move.
@@ -85,13 +89,18 @@ class WindowBudget:
         """The most bytes that a new window may have."""
         return (self._unreserved // 2 - self.granted) // 56
 
-    def most(self, covered: int, is_proven: bool) -> int:
+    def most(self, covered: int, moved: int) -> int:
         """The most bytes that a window may grow to.
 
         :param covered: bytes that it covers now.
-        :param is_proven: whether the channel has moved much.
+        :param moved: bytes that the channel has moved.
         """
-        total = self.total if is_proven else self._unreserved
+        if moved < NEW:
+            total = self.total * 7 // 16
+        elif moved < PROVEN:
+            total = self._unreserved
+        else:
+            total = self.total
         return (total - self.granted + covered) // 9
 
     def grant(self, count: int) -> None:
@@ -122,7 +131,7 @@ class ReceiveWindow:
         "_initial",
         "_last_credit",
         "_least",
-        "_proof",
+        "_moved",
         "held",
         "maximum",
         "remaining",
@@ -136,7 +145,7 @@ class ReceiveWindow:
         self._initial = min(initial, maximum)
         self._least = min(least, maximum)
         self._last_credit = now
-        self._proof = PROVEN
+        self._moved = 0
         self.maximum = maximum
         self.held = 0
         self.size = max(min(self._initial, budget.first), self._least)
@@ -182,8 +191,8 @@ class ReceiveWindow:
         elif elapsed > BUSY_SECONDS * 8:
             target = max(target >> 1, min(self._initial, target))
         covered = self.remaining + self.held
-        self._proof -= self.size - covered
-        most = self._budget.most(covered, self._proof <= 0)
+        self._moved += self.size - covered
+        most = self._budget.most(covered, self._moved)
         target = max(min(target, most), self._least)
         self.size = max(target, covered)
         granted = self.size - covered

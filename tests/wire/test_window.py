@@ -155,12 +155,27 @@ class WindowBudgetTests(SynchronousTestCase):
         """They had moved as much as the buffers of their targets hold."""
         budget = WindowBudget(48 * MIB)
         stopped = [self.make(budget) for _ in range(200)]
-        self.stop(stopped, 20)
+        self.stop(stopped, 30)
         self.assertGreater(sum(window.held for window in stopped), 24 * MIB)
         moving = self.make(budget)
-        for turn in range(20, 240):
+        for turn in range(30, 800):
             self.work(moving, turn)
-        self.assertEqual(moving.remaining, 2 * MIB)
+        self.assertGreater(moving.remaining, 7 * MIB // 4)
+
+    def test_two_hundred_that_stopped_early_leave_one_that_begins_its_window(
+        self,
+    ) -> None:
+        """Its window grows as soon as it is no longer new, as they are."""
+        budget = WindowBudget(48 * MIB)
+        stopped = [self.make(budget) for _ in range(200)]
+        self.stop(stopped, 2)
+        moving = self.make(budget)
+        moved, turn = 0, 2
+        while moved < 3 * MIB:
+            moved += moving.remaining
+            self.work(moving, turn)
+            turn += 1
+        self.assertGreaterEqual(moving.remaining, 256 * KIB)
 
     def test_two_hundred_that_stopped_late_leave_as_much_as_each_has(self) -> None:
         """After they had moved hundreds of MiB."""
