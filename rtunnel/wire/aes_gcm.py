@@ -30,7 +30,7 @@ _COUNTER = struct.Struct(">Q")
 _COUNTER_MASK = 2**64 - 1
 
 #: Ciphers that keep what OpenSSL makes of a key: 2.5 KB, which an idle tunnel need not
-#: have twice. Making it anew costs 4 us.
+#: have twice. Making it anew costs 2 us.
 MAX_AWAKE = 128
 
 
