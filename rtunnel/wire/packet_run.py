@@ -11,8 +11,8 @@ import struct
 
 from rtunnel.wire.buffer_pool import BufferPool
 from rtunnel.wire.numbers import MSG_CHANNEL_DATA
-from rtunnel.wire.packet_cipher import Buffer
-from rtunnel.wire.packet_stream import PacketSealer
+from rtunnel.wire.packet_cipher import LENGTH_SIZE, Buffer
+from rtunnel.wire.packet_stream import DATA_START, MAX_PADDING, PacketSealer
 from rtunnel.wire.passing_memory import with_surroundings
 
 #: Bytes of channel data that are given to a run at a time: the largest packet's.
@@ -28,14 +28,9 @@ IN_PLACE = 16 * 1024
 
 #: Bytes at most by which a packet is longer than its data: length, padding length,
 #: message number, channel, data length, padding, tag.
-OVERHEAD = 4 + 1 + 1 + 4 + 4 + 31 + 32
+OVERHEAD = LENGTH_SIZE + DATA_START + MAX_PADDING + 32
 
-#: Bytes at most that are written behind the data.
-_PADDING = 31
-
-#: A packet's body up to its data: padding length, message number, channel, data length.
 _DATA_HEADER = struct.Struct(">BBII")
-_DATA_START = _DATA_HEADER.size
 
 _runs = BufferPool(RUN_SIZE)
 _bodies = BufferPool(MAX_DATA + OVERHEAD)
@@ -107,7 +102,7 @@ class PacketRun:
         body = self._body
         if body is not None:
             end = self._end + len(data)
-            room = min(_DATA_START + limit, len(body) - OVERHEAD)
+            room = min(DATA_START + limit, len(body) - OVERHEAD)
             if channel == self._channel and end <= room:
                 body[self._end : end] = data
                 self._end = end
@@ -116,9 +111,10 @@ class PacketRun:
         self._channel = channel
         size = len(data)
         if size >= IN_PLACE:
-            frame = with_surroundings(data, _DATA_START, _PADDING)
+            frame = with_surroundings(data, DATA_START, MAX_PADDING)
             if frame is not None:
-                self._seal_framed(frame, size, limit)
+                out = self._begin(size)[self._size :]
+                self._size += self._sealer.seal_data(channel, frame, size, limit, out)
                 return
         self._begin(size)
         body = _bodies.take(limit + OVERHEAD)
@@ -126,12 +122,12 @@ class PacketRun:
             # The last packet, full or not, may grow.
             last = (size - 1) // limit * limit
             for start in range(0, last, limit):
-                self._end = _DATA_START + limit
-                body[_DATA_START : self._end] = data[start : start + limit]
+                self._end = DATA_START + limit
+                body[DATA_START : self._end] = data[start : start + limit]
                 self._seal_data(body)
             data = data[last:]
-        self._end = _DATA_START + len(data)
-        body[_DATA_START : self._end] = data
+        self._end = DATA_START + len(data)
+        body[DATA_START : self._end] = data
         self._body = body
 
     def take(self) -> tuple[memoryview, memoryview]:
@@ -169,21 +165,8 @@ class PacketRun:
             self._seal_data(body)
             _bodies.give_back(body)
 
-    def _seal_framed(self, frame: memoryview, size: int, limit: int) -> None:
-        """Seal data where it is.
-
-        :param frame: the data with room for a header in front and padding behind.
-        """
-        for start in range(0, size, limit):
-            # In front of it is what has been sealed, or a header that has been read.
-            body = frame[start:]
-            end = self._end = _DATA_START + min(limit, size - start)
-            behind = bytes(body[end : end + _PADDING])
-            self._seal_data(body)
-            body[end : end + _PADDING] = behind
-
     def _seal_data(self, body: memoryview) -> None:
-        size = self._end - _DATA_START
+        size = self._end - DATA_START
         _DATA_HEADER.pack_into(body, 0, 0, MSG_CHANNEL_DATA, self._channel, size)
         self._seal(body, self._end)
 

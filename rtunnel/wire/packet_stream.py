@@ -25,6 +25,10 @@ from rtunnel.wire.packet_cipher import (
 from rtunnel.wire.passing_memory import PassingMemory
 
 _SEQUENCE_MASK = 2**32 - 1
+_WRONG_LENGTH = "channel data of another length than it says"
+
+#: Bytes of padding at most: what fills a block of 16, and the least there has to be.
+MAX_PADDING = 31
 
 #: Bytes of data from which a packet is worth a buffer.
 BULK = 2048
@@ -43,10 +47,13 @@ _received = bytearray()
 #: next is opened.
 _plain_buffers = BufferPool(READ_SIZE + 1024, allocate=PassingMemory)
 
-#: The two numbers in front of channel data, and where in a packet's body that begins.
+#: The two numbers in front of channel data.
 _TWO_NUMBERS = struct.Struct(">II")
 DATA_FIELDS = _TWO_NUMBERS.size
-_DATA_START = 2 + DATA_FIELDS
+
+#: A packet's body up to its data: padding length, message number, channel, data length.
+_DATA_HEADER = struct.Struct(">BBII")
+DATA_START = _DATA_HEADER.size
 
 
 class PacketSealer:
@@ -115,6 +122,44 @@ class PacketSealer:
         cipher.seal_into(self.sequence, body[:padded], out[:size])
         self._count(size)
         return size
+
+    def seal_data(
+        self, channel: int, frame: memoryview, size: int, limit: int, out: memoryview
+    ) -> int:
+        """Write channel data in as many packets as it takes, sealed where it is.
+
+        :param channel: the peer's number of it.
+        :param frame: the data, with :data:`DATA_START` bytes in front and
+            :data:`MAX_PADDING` behind, which stay as they were.
+        :param size: bytes of data.
+        :param limit: bytes of it in one packet.
+        :param out: room for the packets, and more.
+        :return: bytes in them.
+        """
+        cipher = self._bulk
+        assert cipher is not None
+        seal_into, tag_length = cipher.seal_into, cipher.tag_length
+        written = count = end = padding = padded = length = 0
+        # A loop without calls that can be spared: stock clients take 32 KiB a packet.
+        for start in range(0, size, limit):
+            if count != min(limit, size - start):
+                count = min(limit, size - start)
+                end = DATA_START + count
+                padding = padding_length(cipher, end - 1)
+                padded = end + padding
+                length = LENGTH_SIZE + padded + tag_length
+            # In front of it is what has been sealed, or a header that has been read.
+            body = frame[start : start + padded]
+            _DATA_HEADER.pack_into(body, 0, padding, MSG_CHANNEL_DATA, channel, count)
+            behind = bytes(body[end:])
+            body[end:] = self._random(padding)
+            seal_into(self.sequence, body, out[written : written + length])
+            body[end:] = behind
+            written += length
+            self.sequence = (self.sequence + 1) & _SEQUENCE_MASK
+            self.packets += 1
+        self.sealed += written
+        return written
 
     def _count(self, size: int) -> None:
         self.sequence = (self.sequence + 1) & _SEQUENCE_MASK
@@ -271,28 +316,32 @@ class PacketOpener:
         data = payload[DATA_FIELDS:]
         if self._plain is None:
             return channel, data, size
-        plain, largest, end = self._plain, size, _DATA_START + size
+        plain, largest, end = self._plain, size, DATA_START + size
+        room = len(plain) + DATA_START
         while (length := self._next_length()) is not None and length >= BULK:
             # The packet's data is to come right behind the data that is there. What is
             # in front of it comes where the end of that is, which is put back.
-            start = end - _DATA_START
-            if start + length > len(plain):
+            if end + length > room:
                 break
+            start = end - DATA_START
             overlaid = bytes(plain[start:end])
             body = plain[start : start + length]
             self._open_into(body)
-            number, message = self._opened(body)
-            if number == MSG_CHANNEL_DATA and len(message) > DATA_FIELDS:
-                another, size = read_data(message)
-                if another == channel:
-                    plain[start:end] = overlaid
-                    largest = max(largest, size)
-                    end += size
-                    continue
-            self._next = number, bytes(message)
+            padding, number, another, size = _DATA_HEADER.unpack_from(body)
+            if number != MSG_CHANNEL_DATA or another != channel or not size:
+                number, message = self._opened(body)
+                self._next = number, bytes(message)
+                plain[start:end] = overlaid
+                break
+            if padding < MIN_PADDING or DATA_START + size + padding != length:
+                self._opened(body)
+                raise ProtocolError(_WRONG_LENGTH)
+            self._count(length)
             plain[start:end] = overlaid
-            break
-        return channel, plain[_DATA_START:end], largest
+            if size > largest:
+                largest = size
+            end += size
+        return channel, plain[DATA_START:end], largest
 
     def _next_length(self) -> int | None:
         """What the length field of the next packet says; None if it is not all here."""
@@ -330,13 +379,17 @@ class PacketOpener:
         payload_end = length - padding
         if padding < MIN_PADDING or payload_end < 2:
             raise ProtocolError("a packet with impossible padding or no message")
-        end = self._packet_end(length)
-        self.packets += 1
-        self.opened += end - self._offset
-        self.sequence = (self.sequence + 1) & _SEQUENCE_MASK
-        self._offset = end
-        self._length = None
+        self._count(length)
         return body[1], body[2:payload_end]
+
+    def _count(self, length: int) -> None:
+        """A packet whose length field said so has been opened."""
+        size = LENGTH_SIZE + length + self._cipher.tag_length
+        self.packets += 1
+        self.opened += size
+        self.sequence = (self.sequence + 1) & _SEQUENCE_MASK
+        self._offset += size
+        self._length = None
 
     def change_keys(self, cipher: PacketCipher, reset_sequence: bool) -> None:
         """Use ``cipher`` from the next packet on: the peer's NEWKEYS has been read.
@@ -360,5 +413,5 @@ def read_data(payload: Buffer) -> tuple[int, int]:
         raise ProtocolError("channel data without its length")
     channel, size = _TWO_NUMBERS.unpack_from(payload)
     if len(payload) != DATA_FIELDS + size:
-        raise ProtocolError("channel data of another length than it says")
+        raise ProtocolError(_WRONG_LENGTH)
     return channel, size
