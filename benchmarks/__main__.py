@@ -35,6 +35,8 @@ from benchmarks.systems.ours import Ours, of_checkout
 
 Series = dict[str, dict[str, dict[str, list[float]]]]
 
+_CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+
 #: Rounds that may fail before a system is left out of a measure.
 MAX_FAILURES = 2
 
@@ -102,6 +104,8 @@ def about_machine() -> dict[str, object]:
         "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
+        # BBR paces by timers, which cost more than all else on some virtual machines.
+        "congestion_control": _CONGESTION_CONTROL.read_text().strip(),
         "openssh": ssh,
     }
 

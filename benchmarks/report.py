@@ -24,7 +24,7 @@ def table(results: Results) -> str:
 
 
 def _goals(results: Results) -> Iterator[str]:
-    yield "| measure | goal | rtunnel | OpenSSH | asyncssh | value | |"
+    yield "| measure | goal | rtunnel | OpenSSH | asyncssh | value | reached |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for line in lines(results):
         yield _row(line)
