@@ -258,11 +258,16 @@ class SqliteFile:
 
     def _version(self, connection: sqlite3.Connection) -> int:
         """The version of the schema in the file; 0 is an empty file."""
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        application: int = connection.execute("PRAGMA application_id").fetchone()[0]
-        tables: int = connection.execute(
-            "SELECT count(*) FROM sqlite_master"
-        ).fetchone()[0]
+        # As of one moment: another process may be making the file just now.
+        connection.execute("BEGIN")
+        try:
+            tables: int = connection.execute(
+                "SELECT count(*) FROM sqlite_master"
+            ).fetchone()[0]
+            version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+            application: int = connection.execute("PRAGMA application_id").fetchone()[0]
+        finally:
+            connection.execute("COMMIT")
         if (application, version, tables) == (0, 0, 0):
             return 0
         if application != _APPLICATION_ID:

@@ -101,7 +101,7 @@ class GreetingTests(TunnelTestCase):
         """Before the agent has said who it is."""
         proxy = FakeProxy(authority(), self.agent_ca)
         self.addCleanup(lambda: Deferred.fromCoroutine(proxy.stop()))
-        self.assertIn("no trusted CA", await self.refused(proxy))
+        self.assertIn("is not trusted here", await self.refused(proxy))
         self.assertEqual(proxy.sides, [])
 
     async def test_key_without_certificate_is_refused(self) -> None:
