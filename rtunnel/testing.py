@@ -281,6 +281,16 @@ class MemoryTransport:
         #: Numbers of all messages ever sent.
         self.sent: list[int] = []
         self.lost = False
+        #: Whether the token that has logged the peer in was good; None until it is used.
+        self.token_is_good: bool | None = None
+
+    def token_was_good(self) -> None:
+        """The bearer of a token is somebody now."""
+        self.token_is_good = True
+
+    def token_was_refused(self) -> None:
+        """The token was refused after the login."""
+        self.token_is_good = False
 
     def run(self, service: Connection) -> None:
         """Start ``service`` on this transport."""
