@@ -281,7 +281,7 @@ class MemoryTransport:
         #: Numbers of all messages ever sent.
         self.sent: list[int] = []
         self.lost = False
-        #: Whether the token that has logged the peer in was good; None until it is used.
+        #: Whether the token that has logged the peer in was good; None before its use.
         self.token_is_good: bool | None = None
 
     def token_was_good(self) -> None:
