@@ -1,8 +1,8 @@
 """The ``rtunnel`` command: its verbs, how errors are said, exit codes.
 
-Exit codes: 0 done, 1 refused or failed, 2 wrong usage. An error is one line on
-standard error that says what to do; a config file with several problems gives one
-line for each.
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted. An error is
+one line on standard error that says what to do; a config file with several problems
+gives one line for each.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import click
 
 from rtunnel import __version__
+from rtunnel.cli.entry import INTERRUPTED
 from rtunnel.errors import ConfigError, RtunnelError
 
 #: Each verb: where its command is, and what ``rtunnel --help`` says of it. A module is
@@ -103,7 +104,8 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _failed(error.format_message())
     except click.Abort:
-        return _failed("interrupted")
+        _failed("interrupted")
+        return INTERRUPTED
     except ConfigError as error:
         return _failed(*error.problems)
     except RtunnelError as error:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -180,6 +180,7 @@ class _Channel(HTTPChannel):
 
     site: _QuietSite
     transport: Any
+    _cutting: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -187,10 +188,21 @@ class _Channel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.site.channels.pop(self, None)
+        if self._cutting is not None and self._cutting.active():
+            self._cutting.cancel()
         super().connectionLost(reason)
 
     def resetTimeout(self) -> None:
         """Called for what comes. Else a byte now and then would be enough to stay."""
+
+    # Twisted's own logs a line for each; and whoever may connect may do so all day.
+
+    def timeoutConnection(self) -> None:
+        self._cutting = self.callLater(self.abortTimeout, self.forceAbortClient)
+        self.loseConnection()
+
+    def forceAbortClient(self) -> None:
+        self.transport.abortConnection()
 
 
 class _QuietSite(Site):

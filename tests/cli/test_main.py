@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from configparser import ConfigParser
+from pathlib import Path
 
 import click
+from twisted.trial.unittest import TestCase
 
 from rtunnel.cli.main import VERBS, rtunnel
 from rtunnel.errors import ConfigError
@@ -177,3 +181,43 @@ class StateTests(CommandTestCase):
         self.assertTrue((named / "proxy.toml").exists())
         self.assert_done(*command, "--state", given)
         self.assertTrue((given / "proxy.toml").exists())
+
+
+class InterruptedTests(TestCase):
+    """Ctrl-C."""
+
+    def test_it_is_quiet_while_the_command_is_imported(self) -> None:
+        """No traceback: exit code 130, as of any program that SIGINT has ended."""
+        # Whatever is imported first is where the signal comes.
+        script = (
+            "import os, signal, sys\n"
+            "class Interrupting:\n"
+            "    def find_spec(self, *arguments):\n"
+            "        os.kill(os.getpid(), signal.SIGINT)\n"
+            "from rtunnel.cli.entry import main\n"
+            "sys.meta_path.insert(0, Interrupting())\n"
+            "main()\n"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, env=environment()
+        )
+        self.assertEqual((ended.returncode, ended.stderr), (130, b""))
+
+    def test_the_console_script_begins_with_nothing_heavy(self) -> None:
+        """Else the signal would come before anybody could be quiet about it."""
+        setup = ConfigParser()
+        setup.read(Path(__file__).parents[2] / "setup.cfg")
+        scripts = setup["options.entry_points"]["console_scripts"]
+        (module,) = re.findall(r"^rtunnel = (.*):main$", scripts, re.MULTILINE)
+        loaded = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                f"import {module}, sys; print(*sys.modules)",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment(),
+        ).stdout.split()
+        self.assertEqual([n for n in (*HEAVY, "click") if n in loaded], [])

@@ -243,7 +243,7 @@ class JoinTests(DeploymentTestCase):
         self.assertEqual(self.refused(line), TOKEN_REFUSED)
 
     def test_an_interrupted_join_leaves_nothing(self) -> None:
-        """Ctrl-C while somebody keeps it waiting: exit code 1, one line."""
+        """Ctrl-C while somebody keeps it waiting: exit code 130, one line."""
         with socket.create_server((LOOPBACK, 0)) as silent:
             line = re.sub(
                 "at=[^,]*", f"at={LOOPBACK}:{silent.getsockname()[1]}", self.add("b")
@@ -260,6 +260,6 @@ class JoinTests(DeploymentTestCase):
                 self.assertTrue(connection.recv(100))
                 joining.send_signal(signal.SIGINT)
                 _, said = joining.communicate(timeout=20)
-        self.assertEqual(joining.returncode, 1)
+        self.assertEqual(joining.returncode, 130)
         self.assertEqual(said.splitlines()[-1], "rtunnel: interrupted")
         self.assertEqual(list(self.directory.iterdir()), [])

@@ -14,6 +14,7 @@ from twisted.internet.testing import MemoryReactor, StringTransport
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http import HTTPChannel
 
 from rtunnel.errors import ConfigError, RtunnelError
 from rtunnel.web.server import (
@@ -264,6 +265,19 @@ class SiteTests(SynchronousTestCase):
         with capturedLogs() as logs:
             self.ask("GET", "/here")
             self.ask("HEAD", "/none")
+        self.assertEqual(logs, [])
+
+    def test_connections_that_are_ended_are_not_logged(self) -> None:
+        """Anybody may make as many as he likes: silent ones, and those that say too
+        much."""
+        with capturedLogs() as logs:
+            self.clock.advance(IDLE_TIMEOUT + 1)
+            self.assertTrue(self.transport.disconnecting)
+            self.assertFalse(self.transport.disconnected)
+            # A peer that does not read what is on its way to it.
+            self.clock.advance(HTTPChannel.abortTimeout)
+            self.assertTrue(self.transport.disconnected)
+            self.protocol.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(logs, [])
 
 
