@@ -12,7 +12,9 @@ error names the file and says what to do about it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable
@@ -42,6 +44,13 @@ ADMIN_SOCKET = "admin.sock"
 
 #: Bytes in a key or certificate file. OpenSSH's largest RSA key is a tenth of it.
 MAX_KEY_FILE = 64 * 1024
+
+#: What the name of a file that is being written ends with: random bytes in hexadecimal.
+_MARK = 8
+_ANY_FILE = (
+    rf"(?:{HOST_CA}|{AGENT_CA}|{USER_CA}|{HOST_KEY}|{AGENT_KEY}|{AUTHORIZED_KEYS}"
+    rf"|{PROXY_CONFIG}|{AGENT_CONFIG})[-.\w]*"
+)
 
 #: Bytes in a file of trust anchors: room for hundreds of keys.
 MAX_TRUST_FILE = 1024 * 1024
@@ -405,24 +414,49 @@ def _read(path: Path, limit: int, *, private: bool) -> bytes:
     return data
 
 
+def discard_unfinished(directory: Path, name: str | None = None) -> None:
+    """Remove what is left of files that were being written when a process was killed.
+
+    A private key may be in them. What another process is writing just now stays; so
+    does what cannot be removed, which is in nobody's way.
+
+    :param name: of the file that was to be; by default any of a state directory.
+    """
+    what = _ANY_FILE if name is None else re.escape(name)
+    unfinished = re.compile(rf"\.\.?(?:{what})(?:\.[0-9a-f]{{{2 * _MARK}}}){{1,2}}")
+    try:
+        found = [each for each in os.listdir(directory) if unfinished.fullmatch(each)]
+    except OSError:
+        # Whoever comes to write or to read will say so.
+        return
+    for path in map(directory.joinpath, found):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(
+                path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            )
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+            finally:
+                os.close(descriptor)
+
+
 def _write(path: Path, data: bytes, mode: int, force: bool) -> None:
     """Write beside the file, then put it in place in one step."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    discard_unfinished(path.parent, path.name)
     try:
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode
-        )
+        temporary, descriptor = _open_beside(path, mode)
         try:
             with open(descriptor, "wb") as file:
                 give_to_owner(descriptor, path)
                 file.write(data)
                 file.flush()
                 os.fsync(descriptor)
-            if force:
-                os.replace(temporary, path)
-            else:
-                # Unlike a rename, a link never replaces a file.
-                os.link(temporary, path)
+                if force:
+                    os.replace(temporary, path)
+                else:
+                    # Unlike a rename, a link never replaces a file.
+                    os.link(temporary, path)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
@@ -433,6 +467,25 @@ def _write(path: Path, data: bytes, mode: int, force: bool) -> None:
         ) from None
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _open_beside(path: Path, mode: int) -> tuple[Path, int]:
+    """A new file beside another one, and its descriptor.
+
+    It is locked until that is closed, for :func:`discard_unfinished` to see.
+    """
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(_MARK)}")
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode
+        )
+        # Where files cannot be locked, nobody removes them either.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return temporary, descriptor
+        # It was taken for a left one before it was locked.
+        os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,6 +21,7 @@ from rtunnel.state_directory import (
     MAX_KEY_FILE,
     USER_CA,
     certificate_path,
+    discard_unfinished,
     load_agent_credentials,
     load_certificate,
     load_private_key,
@@ -33,6 +37,7 @@ from rtunnel.state_directory import (
 )
 from rtunnel.wire.certificate import CertificateKind, sign_certificate
 from rtunnel.wire.keys import PrivateKey, PublicKey
+from tests.interop.processes import environment
 
 NOW = 1_800_000_000.0
 
@@ -266,6 +271,61 @@ class WriteTests(DirectoryTestCase):
         self.assertIn("--force", str(error))
         self.assertEqual(path.read_bytes(), b"old")
         self.assertEqual(os.listdir(self.directory), ["key"])
+
+    def test_what_a_killed_process_left_is_removed(self) -> None:
+        """By the next that writes the file, and by whoever starts there."""
+        script = (
+            "import os, signal, sys; from pathlib import Path\n"
+            "from rtunnel.state_directory import write_private\n"
+            "os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "write_private(Path(sys.argv[1]), b'secret', force=True)\n"
+        )
+
+        def leave(name: str) -> None:
+            subprocess.run(
+                [sys.executable, "-c", script, self.directory / name],
+                env=environment(),
+            )
+
+        def there() -> set[str]:
+            return {path.name for path in self.directory.iterdir()}
+
+        for name in ("agent_key", "agent_key", "host_ca.next", "[alice]"):
+            leave(name)
+        self.assertEqual(len(there()), 3)
+        write_private(self.directory / "agent_key", b"new")
+        self.assertEqual(len(there()), 3)
+        write_private(self.directory / "[alice]", b"new")
+        self.assertEqual(len(there()), 3)
+        # Nobody's but whose files these are.
+        foreign = {".host_ca.next.old", ".else.0123456789abcdef"}
+        for name in foreign:
+            (self.directory / name).touch()
+        discard_unfinished(self.directory)
+        self.assertEqual(there(), {"agent_key", "[alice]", *foreign})
+
+    def test_what_is_being_written_is_not_taken_for_left(self) -> None:
+        """However early another process comes to tidy up."""
+        path = self.directory / "agent_key"
+        real_flock, real_fsync = fcntl.flock, os.fsync
+        early: list[bool] = []
+
+        def flock(descriptor: int, how: int) -> None:
+            if how == fcntl.LOCK_EX and not early:
+                early.append(True)
+                discard_unfinished(self.directory)
+            real_flock(descriptor, how)
+
+        def fsync(descriptor: int) -> None:
+            discard_unfinished(self.directory)
+            real_fsync(descriptor)
+
+        self.patch(fcntl, "flock", flock)
+        self.patch(os, "fsync", fsync)
+        write_private(path, b"secret")
+        self.assertEqual(early, [True])
+        self.assertEqual(path.read_bytes(), b"secret")
+        self.assertEqual(list(self.directory.iterdir()), [path])
 
     def test_failure_to_write_is_one_sentence(self) -> None:
         """It names the file that was to be written."""

@@ -46,6 +46,7 @@ from rtunnel.naming import printable
 from rtunnel.state_directory import (
     AGENT_KEY,
     AgentCredentials,
+    discard_unfinished,
     load_agent_credentials,
 )
 from rtunnel.trust.bundle import TrustBundle
@@ -496,6 +497,7 @@ class AgentService(Service):
 
 
 def _load_credentials(config: AgentConfig, now: float) -> AgentCredentials:
+    discard_unfinished(config.state)
     finish_replacing(config.state / AGENT_KEY)
     credentials = load_agent_credentials(config.state, config.cluster, now)
     _check_usable(config, credentials.certificate)

@@ -7,6 +7,7 @@ finds it later.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 import tempfile
@@ -17,6 +18,7 @@ import attrs
 
 from rtunnel.errors import KeyFileError
 from rtunnel.state_directory import (
+    discard_unfinished,
     make_directory,
     refuse_existing,
     sync_directory,
@@ -82,6 +84,8 @@ def fill(directory: Path, files: Sequence[NewFile], *, force: bool) -> None:
     check_fillable(directory, [file.name for file in files], force=force)
     missing = [each for each in (directory, *directory.parents) if not each.exists()]
     make_directory(directory)
+    for file in files:
+        discard_unfinished(directory, file.name)
     mark = secrets.token_hex(8)
     placed: list[Path] = []
     try:
@@ -112,6 +116,11 @@ def fill(directory: Path, files: Sequence[NewFile], *, force: bool) -> None:
             ) from None
         raise
     _remove(directory, files, mark)
+    # What others were replacing when they were killed is replaced now.
+    for file in files:
+        for old in directory.glob(f".{glob.escape(file.name)}.*.old"):
+            with contextlib.suppress(OSError):
+                old.unlink()
 
 
 def _write(path: Path, file: NewFile) -> None:

@@ -43,7 +43,7 @@ from rtunnel.ssh.handshake_turns import HandshakeTurns
 from rtunnel.ssh.limits import DEFAULT_LIMITS, TransportLimits
 from rtunnel.ssh.penalties import PenaltyLimits
 from rtunnel.ssh.userauth import TokenCheck
-from rtunnel.state_directory import load_proxy_credentials
+from rtunnel.state_directory import discard_unfinished, load_proxy_credentials
 from rtunnel.trust.anchors import TrustAnchors
 from rtunnel.trust.authentication import Authentication
 from rtunnel.trust.authorized_keys import AuthorizedKeys
@@ -84,6 +84,7 @@ class ProxyParts:
         self._reactor = reactor
         self._now = now
 
+        discard_unfinished(config.state)
         self.policy = Policy(config.allow)
         self.registry = open_registry(config.registry.url, config.state, reactor, now)
         self.credentials = LiveCredentials(

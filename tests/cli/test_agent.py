@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
+from twisted.internet.testing import MemoryReactorClock
+
+from rtunnel.agent.service import AgentService
 from rtunnel.config import load_agent
 from rtunnel.state_directory import (
     load_agent_credentials,
@@ -48,6 +52,16 @@ class AgentSignTests(CommandTestCase):
         self.assertEqual(
             credentials.host_cas, load_trust_anchors(self.state / "host_ca.pub")
         )
+
+    def test_an_agent_removes_private_keys_that_a_crash_left(self) -> None:
+        """Files that were being written."""
+        self.sign()
+        left = self.out / ".agent_key.new.0123456789abcdef"
+        left.write_text("a private key")
+        config = load_agent(self.out / "agent.toml")
+        reactor: Any = MemoryReactorClock()
+        AgentService(config, reactor, now=time.time, environ={})
+        self.assertFalse(left.exists())
 
     def test_certificate_is_for_one_cluster_by_the_agent_authority(self) -> None:
         """A user certificate for a day that proxies take for an agent's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.cli.filling import NewFile, check_fillable, fill
 from rtunnel.errors import KeyFileError
+from tests.crashes import every_crash
 
 FILES = [
     NewFile("key", b"secret", private=True),
@@ -114,3 +116,23 @@ class FillTests(SynchronousTestCase):
             for patch in patches:
                 patch.restore()
         return False
+
+
+class KilledTests(SynchronousTestCase):
+    """What a process leaves that is killed in the middle."""
+
+    def test_the_next_leaves_nothing_of_it(self) -> None:
+        """Neither what was to come nor what was to go: private keys are in both."""
+        directory = Path(self.mktemp())
+        fill(directory, FILES, force=False)
+        names = {path.name for path in directory.iterdir()}
+        before = directory.with_name("before")
+        shutil.copytree(directory, before)
+        seen = set()
+        for _ in every_crash(lambda: fill(directory, FILES, force=True)):
+            seen |= {path.name[-4:] for path in directory.iterdir()}
+            fill(directory, FILES, force=True)
+            self.assertEqual({path.name for path in directory.iterdir()}, names)
+            shutil.rmtree(directory)
+            shutil.copytree(before, directory)
+        self.assertIn(".old", seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -17,6 +18,7 @@ from rtunnel.errors import (
     RequestFailed,
 )
 from rtunnel.proxy.client import MAX_SESSIONS
+from rtunnel.proxy.service import ProxyService
 from rtunnel.ssh.channel import Channel
 from rtunnel.wire.data_types import string, text, uint32
 from rtunnel.wire.keys import PrivateKey
@@ -126,6 +128,17 @@ class TunnelTests(ProxyTestCase):
         with self.assertRaises(OpenRefused) as caught:
             await client.open_channel(b"control@rtunnel")
         self.assertEqual(caught.exception.reason_code, 3)
+
+
+class StartTests(ProxyTestCase):
+    """What a proxy finds in its state directory."""
+
+    def test_private_keys_that_a_crash_left_are_removed(self) -> None:
+        """Files that were being written."""
+        left = self.state / ".host_ca.next.0123456789abcdef"
+        left.write_text("a private key")
+        ProxyService(self.config, self.reactor, now=time.time)
+        self.assertFalse(left.exists())
 
 
 class DialTests(ProxyTestCase):
