@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Final, cast
@@ -35,8 +36,13 @@ MAX_HEAD: Final = 16 * 1024
 #: Where HTTP proxies listen unless told otherwise, as curl has it.
 DEFAULT_PORT: Final = 1080
 
+#: Answers before the one that counts, such as "100 Continue".
+MAX_INTERIM: Final = 10
+
 # What a head ends with.
 _END: Final = b"\r\n\r\n"
+# RFC 9112 section 4; some leave out the space before a reason that they leave out.
+_STATUS: Final = re.compile(rb"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: [^\0\r\n]*)?")
 
 
 @attrs.frozen
@@ -160,6 +166,7 @@ class _Connect(Protocol):
         self._address = address
         self._factory = factory
         self._head = bytearray()
+        self._interim = 0
         self.established: Deferred[IProtocol] = Deferred(self._cancelled)
 
     def connectionMade(self) -> None:
@@ -178,18 +185,27 @@ class _Connect(Protocol):
         # Its end may have begun in what came before.
         unread = max(0, len(self._head) - len(_END) + 1)
         self._head += data
-        end = self._head.find(_END, unread)
-        if end < 0:
-            if len(self._head) > MAX_HEAD:
+        while (end := self._head.find(_END, unread, MAX_HEAD)) >= 0:
+            status = bytes(self._head[:end]).split(b"\r\n", 1)[0]
+            answer = _STATUS.fullmatch(status)
+            code = int(answer[1]) if answer else 0
+            if not _is_interim(code):
+                break
+            # The answer itself is still to come (RFC 9110 section 15.2).
+            del self._head[: end + len(_END)]
+            unread = 0
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                self._fail("the HTTP proxy answers without an end")
+                return
+        else:
+            if len(self._head) >= MAX_HEAD:
                 self._fail("the HTTP proxy's answer has no end")
             return
-        rest = bytes(self._head[end + len(_END) :])
-        status = bytes(self._head[:end]).split(b"\r\n", 1)[0]
-        version, _, code = status.partition(b" ")
-        if not version.startswith(b"HTTP/1.") or code[:1] != b"2":
+        if not 200 <= code < 300:
             self._fail(f"the HTTP proxy answered '{printable(status, 80)}'")
             return
-        self._make_way(rest)
+        self._make_way(bytes(self._head[end + len(_END) :]))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The proxy hung up."""
@@ -219,3 +235,8 @@ class _Connect(Protocol):
     def _cancelled(self, established: Deferred[IProtocol]) -> None:
         if self.transport is not None:
             self.transport.loseConnection()
+
+
+def _is_interim(code: int) -> bool:
+    """Whether another answer follows; none does after "101 Switching Protocols"."""
+    return 100 <= code < 200 and code != 101

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.agent.http_connect import (
     MAX_HEAD,
+    MAX_INTERIM,
     HttpConnectEndpoint,
     HttpProxy,
     http_proxy_for,
@@ -186,6 +187,35 @@ class ConnectTests(SynchronousTestCase):
         """Perhaps it is an SSH server."""
         connecting, _ = self.answered(b"SSH-2.0-x\r\n\r\n")
         self.assertIn("SSH-2.0-x", self.failed(connecting))
+
+    def test_interim_answers_are_passed_over(self) -> None:
+        """RFC 9110 section 15.2; in whatever pieces they come, and not for ever."""
+        interim = (
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n"
+        )
+        answer = interim + b"HTTP/1.1 200 OK\r\n\r\nSSH-"
+        for pieces in ((answer,), [bytes([byte]) for byte in answer]):
+            connecting, transport = self.answered(*pieces)
+            protocol = self.successResultOf(connecting)
+            assert isinstance(protocol, RecordingProtocol)
+            self.assertEqual(protocol.data, b"SSH-")
+        connecting, transport = self.answered(interim * MAX_INTERIM)
+        self.assertIn("without an end", self.failed(connecting))
+        self.assertTrue(transport.disconnecting)
+        connecting, _ = self.answered(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        self.assertIn("101 Switching", self.failed(connecting))
+
+    def test_nothing_like_success_is_taken_for_it(self) -> None:
+        """Three digits, and the first is a 2."""
+        for status in (b"2", b"2000", b"200\0 OK", b"020", b"200OK", b" 200"):
+            connecting, _ = self.answered(b"HTTP/1.1 " + status + b"\r\n\r\n")
+            self.assertIn("answered", self.failed(connecting), status)
+
+    def test_a_long_answer_in_one_piece_is_too_long_as_well(self) -> None:
+        """However much is read at once."""
+        head = b"HTTP/1.1 200 OK\r\nX: " + b"x" * MAX_HEAD + b"\r\n\r\n"
+        connecting, _ = self.answered(head)
+        self.assertIn("no end", self.failed(connecting))
 
     def test_endless_answer(self) -> None:
         """The head has 16 KiB."""
