@@ -232,7 +232,9 @@ class RevokedTests(RevokedTestCase):
 
 
 class RevocationListTests(RevokedTestCase):
-    """An OpenSSH list at one proxy."""
+    """An OpenSSH list at one proxy; the other would have it as well."""
+
+    other_settings = ("revocation.krl=[]",)
 
     def setUp(self) -> Deferred[None]:  # type: ignore[override]  # trial waits for it
         """With an empty list to begin with."""
