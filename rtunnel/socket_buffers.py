@@ -23,6 +23,10 @@ MIB = 1024 * KIB
 #: moved so much before it is stuck that its window has grown past 512 KiB.
 UNSENT = 128 * KIB
 
+#: The same between our own programs, which always read: two of the largest writes, so
+#: that none is cut and the next is there when one has gone.
+UNSENT_BETWEEN_OURS = 512 * KIB
+
 #: Bytes that a new connection's receive buffer is asked to have: one read. Linux counts
 #: the same again for itself, and allows no more than ``net.core.rmem_max``.
 FIRST = 256 * KIB
@@ -46,8 +50,8 @@ _LOCK_RECEIVE_BUFFER = 2
 _NEVER = sys.maxsize
 
 
-def limit_unsent(handle: socket.socket) -> None:
-    """Let no more than :data:`UNSENT` bytes wait in the kernel for their turn.
+def limit_unsent(handle: socket.socket, limit: int = UNSENT) -> None:
+    """Let no more than ``limit`` bytes wait in the kernel for their turn.
 
     Linux takes no more then, as if the send buffer were full.
     """
@@ -55,7 +59,7 @@ def limit_unsent(handle: socket.socket) -> None:
     if option is not None:
         # A peer that is gone already is noticed by other means.
         with contextlib.suppress(OSError):
-            handle.setsockopt(socket.IPPROTO_TCP, option, UNSENT)
+            handle.setsockopt(socket.IPPROTO_TCP, option, limit)
 
 
 class ReceiveBuffer:

@@ -323,7 +323,7 @@ class MemoryTransport:
 
     peer_said_goodbye = False
 
-    def set_tcp_user_timeout(self, seconds: float) -> None:
+    def expect_peer_to_read(self, seconds: float) -> None:
         """There is no TCP here."""
 
     def sendUnimplemented(self) -> None:

@@ -193,7 +193,7 @@ class Connection(ConnectionService):
         For peers that always read: our own programs. A person's ``ssh`` may be
         suspended for hours.
         """
-        self.transport.set_tcp_user_timeout(seconds)
+        self.transport.expect_peer_to_read(seconds)
 
     def close(
         self, text: str = "", reason_code: int = DISCONNECT_BY_APPLICATION

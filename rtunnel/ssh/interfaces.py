@@ -121,8 +121,9 @@ class PacketTransport(Protocol):
     def disconnect(self, reason_code: int, description: str) -> None:
         """Send SSH_MSG_DISCONNECT and hang up."""
 
-    def set_tcp_user_timeout(self, seconds: float) -> None:
-        """How long TCP may wait for the peer to take data; 0 for the system's own."""
+    def expect_peer_to_read(self, seconds: float) -> None:
+        """The peer is a program of ours; TCP gives it up if it takes nothing for so
+        long."""
 
     def sendUnimplemented(self) -> None:
         """Send SSH_MSG_UNIMPLEMENTED for the message just received."""

@@ -20,6 +20,7 @@ from rtunnel.errors import (
 from rtunnel.ssh.exchanges import ExchangeContext
 from rtunnel.ssh.interfaces import ConnectionService
 from rtunnel.ssh.limits import TransportLimits
+from rtunnel.ssh.peer_socket import set_user_timeout
 from rtunnel.ssh.transport_lifetime import TransportLifetime, cancel
 from rtunnel.ssh.write_batch import BATCH
 from rtunnel.wire.algorithms import Algorithms
@@ -378,7 +379,7 @@ class PacketTransport(TransportLifetime):
         self._deliver = service.packetReceived
         self._deliver_data = service.data_received
         self._opener.limit = self.limits.max_packet
-        self.set_tcp_user_timeout(0)
+        set_user_timeout(self.transport, 0)
         if self._direct is not None:
             # Not before: strangers share no memory with those who have logged in.
             self._direct.read_into(self)

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
-from rtunnel.socket_buffers import limit_unsent
+from rtunnel.socket_buffers import UNSENT_BETWEEN_OURS, limit_unsent
 
 _IP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
@@ -96,6 +96,17 @@ def set_user_timeout(transport: Any, seconds: float) -> None:
     if handle is not None and option is not None:
         with contextlib.suppress(OSError):
             handle.setsockopt(socket.IPPROTO_TCP, option, int(seconds * 1000))
+
+
+def expect_to_read(transport: Any, seconds: float) -> None:
+    """The peer is a program of ours, and always reads.
+
+    It may have more in the kernel, and is given up when it takes nothing for so long.
+    """
+    handle = _tcp_socket(transport)
+    if handle is not None:
+        limit_unsent(handle, UNSENT_BETWEEN_OURS)
+    set_user_timeout(transport, seconds)
 
 
 def _tcp_socket(transport: Any) -> socket.socket | None:

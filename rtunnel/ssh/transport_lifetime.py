@@ -25,7 +25,7 @@ from rtunnel.naming import printable
 from rtunnel.ssh.exchanges import KeyExchanges
 from rtunnel.ssh.limits import TransportLimits
 from rtunnel.ssh.packet_output import PacketOutput
-from rtunnel.ssh.peer_socket import peer_address, set_user_timeout, tune_socket
+from rtunnel.ssh.peer_socket import expect_to_read, peer_address, tune_socket
 from rtunnel.ssh.write_batch import BATCH
 from rtunnel.wire import data_types
 from rtunnel.wire.data_types import Reader, string, uint32
@@ -283,9 +283,9 @@ class TransportLifetime(SSHTransportBase):
         service.transport = self
         service.serviceStarted()
 
-    def set_tcp_user_timeout(self, seconds: float) -> None:
-        """See :func:`~rtunnel.ssh.peer_socket.set_user_timeout`."""
-        set_user_timeout(self.transport, seconds)
+    def expect_peer_to_read(self, seconds: float) -> None:
+        """See :func:`~rtunnel.ssh.peer_socket.expect_to_read`."""
+        expect_to_read(self.transport, seconds)
 
 
 def cancel(timer: IDelayedCall | None) -> None:

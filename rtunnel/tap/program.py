@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -170,6 +171,7 @@ class Program(MultiService):
         use_lean_polling(self._reactor)
         signals = Signals(self._reactor, self._reload)
         self._reactor.callWhenRunning(signals.install)
+        self._reactor.callWhenRunning(_set_aside)
         self._reactor.suggestThreadPoolSize(THREADS)
         super().startService()
         if self._started is not None:
@@ -204,6 +206,16 @@ class Program(MultiService):
         sys.stdout.flush()
         self._stderr.flush()
         os._exit(1)
+
+
+def _set_aside() -> None:
+    """Let the garbage collector pass over all that there is now.
+
+    Modules, classes and functions stay until the end. To look through them took up to
+    0.3 s each time, in which nobody was served.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 #: What to do when a port cannot be had.

@@ -12,8 +12,9 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtunnel.socket_buffers import UNSENT
+from rtunnel.socket_buffers import UNSENT, UNSENT_BETWEEN_OURS
 from rtunnel.ssh.peer_socket import (
+    expect_to_read,
     hang_up,
     is_proxied,
     peer_address,
@@ -90,6 +91,22 @@ class PeerSocketTests(SynchronousTestCase):
                 set_user_timeout(outer, 0)
                 self.assertEqual(get(socket.IPPROTO_TCP, option), 0)
 
+    def test_programs_of_ours_may_have_more_on_the_way(self) -> None:
+        """They read it, or are given up."""
+        transport = SocketTransport(socket.AF_INET)
+        self.addCleanup(transport.socket.close)
+        tune_socket(transport, 20)
+        expect_to_read(transport, 15)
+        for name, value in (
+            ("TCP_NOTSENT_LOWAT", UNSENT_BETWEEN_OURS),
+            ("TCP_USER_TIMEOUT", 15_000),
+        ):
+            option = getattr(socket, name, None)
+            if option is not None:
+                self.assertEqual(
+                    transport.socket.getsockopt(socket.IPPROTO_TCP, option), value
+                )
+
     def test_what_is_not_tcp_is_left_alone(self) -> None:
         """A UNIX socket, a socket that is closed, or none at all."""
         local = SocketTransport(socket.AF_UNIX)
@@ -98,6 +115,7 @@ class PeerSocketTests(SynchronousTestCase):
         closed.socket.close()
         for transport in (local, closed, StringTransport()):
             tune_socket(transport, 20)
+            expect_to_read(transport, 20)
 
     def test_hanging_up_closes_our_half_first(self) -> None:
         """So that the peer reads what we said; TLS has its own way to end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import sys
@@ -22,6 +23,12 @@ from tests.interop.processes import (
 
 #: What the ``twistd`` script does.
 RUN = "from twisted.scripts.twistd import run; run()"
+
+#: Says in the end how many objects the garbage collector passes over.
+REPORT = """
+import atexit, gc, sys
+atexit.register(lambda: print("aside:", gc.get_freeze_count(), file=sys.__stderr__))
+"""
 
 
 class OptionsTests(SynchronousTestCase):
@@ -68,11 +75,11 @@ class TwistdTestCase(CommandTestCase):
             *("--set", f'ssh.listen=["tcp:{self.port}:interface=127.0.0.1"]'),
         )
 
-    def twistd(self, name: str, *arguments: str | Path) -> Process:
-        """Start a plugin in the foreground."""
+    def twistd(self, name: str, *arguments: str | Path, before: str = "") -> Process:
+        """Start a plugin in the foreground, after some other code."""
         process = Process(
             name,
-            [sys.executable, "-c", RUN, "-n", "--pidfile=twistd.pid", name]
+            [sys.executable, "-c", before + RUN, "-n", "--pidfile=twistd.pid", name]
             + [str(argument) for argument in arguments],
             self.directory,
             # Warnings go to standard error in a format of Python's own.
@@ -148,6 +155,20 @@ class RunningTests(TwistdTestCase):
         self.assertIn("SIGTERM received", proxy.output())
         self.assertFalse((self.directory / "twistd.pid").exists())
         self.assertFalse((self.state / "admin.sock").exists())
+
+    def test_what_stays_until_the_end_is_no_work_for_the_garbage_collector(
+        self,
+    ) -> None:
+        """Nobody waits while it looks through modules and classes."""
+        proxy = self.twistd(
+            "rtunnel-proxy", "--config", self.state / "proxy.toml", before=REPORT
+        )
+        proxy.wait_for_port(self.port)
+        proxy.signal(signal.SIGTERM)
+        self.assertEqual(proxy.wait(), 0)
+        said = re.search(r"^aside: (\d+)$", proxy.output(), re.MULTILINE)
+        assert said is not None, proxy.output()
+        self.assertGreater(int(said[1]), 10_000)
 
     def test_draining_may_be_asked_for_twice(self) -> None:
         """The second request finds it at work, and changes nothing."""
