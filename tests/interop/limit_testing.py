@@ -73,15 +73,18 @@ class Cost:
     cpu: float
     memory: float
 
-    def excess(self) -> list[str]:
-        """The figures that are over their bounds."""
+    def excess(self, memory: float = MEMORY) -> list[str]:
+        """The figures that are over their bounds.
+
+        :param memory: bytes for each connection.
+        """
         return [
             f"{name}: {value:.3f}, and {bound:g} is the bound"
             for name, value, bound in (
                 ("seconds until it was dealt with", self.closed, CLOSED_WITHIN),
                 ("seconds of CPU time while others waited", self.stall, STALL),
                 ("seconds that others waited", self.gap, GAP),
-                ("bytes of memory for each connection", self.memory, MEMORY),
+                ("bytes of memory for each connection", self.memory, memory),
             )
             if value > bound
         ]
@@ -268,6 +271,7 @@ class LimitTestCase(DeploymentTestCase):
         outcome: Act,
         at: Callable[[], SocketClient] | None = None,
         count: int = AT_ONCE,
+        memory: float = MEMORY,
     ) -> None:
         """Pass the limit on several connections at once, and see what that costs.
 
@@ -276,13 +280,15 @@ class LimitTestCase(DeploymentTestCase):
             it was not.
         :param at: makes a connection that has come far enough; logged in by default.
         :param count: connections.
+        :param memory: bytes that each may cost, where that is another bound.
         """
-        self.pass_each([(act, outcome)] * count, at)
+        self.pass_each([(act, outcome)] * count, at, memory)
 
     def pass_each(
         self,
         cases: Sequence[tuple[Act, Act]],
         at: Callable[[], SocketClient] | None = None,
+        memory: float = MEMORY,
     ) -> None:
         """The same, in another way on each connection.
 
@@ -290,7 +296,7 @@ class LimitTestCase(DeploymentTestCase):
         """
         for attempt in range(1, ATTEMPTS + 1):
             cost = self._measure(cases, at or self.log_in)
-            excess = cost.excess()
+            excess = cost.excess(memory)
             if not excess or attempt == ATTEMPTS:
                 break
         self._note(cost)
