@@ -78,7 +78,7 @@ class SentOpens:
     def __len__(self) -> int:
         return len(self._opens)
 
-    def __contains__(self, number: int) -> bool:
+    def __contains__(self, number: object) -> bool:
         return number in self._opens
 
     def add(self, number: int, sent: SentOpen) -> None:

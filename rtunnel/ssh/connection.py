@@ -16,7 +16,6 @@ from twisted.logger import Logger
 from rtunnel.errors import DISCONNECT_BY_APPLICATION, ConnectionClosed, ProtocolError
 from rtunnel.naming import printable
 from rtunnel.ssh.channel import Channel
-from rtunnel.ssh.channel_closes import SentCloses
 from rtunnel.ssh.channel_limits import ChannelLimits
 from rtunnel.ssh.channel_opens import (
     MAX_NAME,
@@ -26,6 +25,7 @@ from rtunnel.ssh.channel_opens import (
     SentOpens,
     too_many_channels,
 )
+from rtunnel.ssh.channel_table import NOT_OPEN, ChannelTable
 from rtunnel.ssh.global_requests import Answer, GlobalRequests
 from rtunnel.ssh.interfaces import (
     Attach,
@@ -62,8 +62,6 @@ _TWO_NUMBERS = struct.Struct(">II")
 #: Seconds without another channel's data after which one has the connection to itself.
 SHARED_SECONDS = 0.1
 
-_NOT_OPEN = "a message for a channel that is not open"
-
 
 class Connection(ConnectionService):
     """One SSH connection's channels.
@@ -87,13 +85,9 @@ class Connection(ConnectionService):
         self._handler = handler
         self._lost: str | None = None
         self._budget = WindowBudget(self.limits.window_budget)
-        self._next_number = 0
-        self._channels: dict[int, Channel] = {}
-        # Closed by both ends, but with data that our receiver has not taken yet.
-        self._lingering: set[Channel] = set()
+        self._channels = ChannelTable(self.limits.close_seconds)
         self._sent_opens = SentOpens()
         self._received_opens: ReceivedOpens | None = None
-        self._sent_closes: SentCloses | None = None
         self._global_requests = GlobalRequests(
             self.send, handler, self.limits.outstanding_requests
         )
@@ -125,7 +119,6 @@ class Connection(ConnectionService):
         """Channels, counting those being opened and those not quite gone."""
         return (
             len(self._channels)
-            + len(self._lingering)
             + len(self._sent_opens)
             + len(self._received_opens or ())
         )
@@ -147,7 +140,7 @@ class Connection(ConnectionService):
             raise ConnectionClosed(self._lost)
         if self.open_channels >= self.limits.channels:
             raise too_many_channels(self.limits)
-        number = self._allocate_number()
+        number = self._channels.allocate_number(self._sent_opens)
         sent = SentOpen(kind, self._receive_window(window))
         self._sent_opens.add(number, sent)
         self.send(
@@ -246,9 +239,10 @@ class Connection(ConnectionService):
         """See :class:`~rtunnel.ssh.interfaces.ConnectionService`."""
         if self._lost is not None:
             return
-        channel = self._channels.get(number)
+        # As find does, but without a call: every packet of data comes by here.
+        channel = self._channels.open.get(number)
         if channel is None:
-            raise ProtocolError(_NOT_OPEN)
+            raise ProtocolError(NOT_OPEN)
         channel.data_arrived(data, largest)
 
     def pause_writing(self) -> None:
@@ -303,17 +297,12 @@ class Connection(ConnectionService):
 
     def close_sent(self, channel: Channel) -> None:
         """The channel's CLOSE has been sent, and everything before it."""
-        if self._lost is not None or channel.number not in self._channels:
-            return
-        if self._sent_closes is None:
-            self._sent_closes = SentCloses(
-                self.transport.clock, self.limits.close_seconds, self._close_overdue
-            )
-        self._sent_closes.sent(channel.number)
+        if self._lost is None:
+            self._channels.close_sent(channel, self.transport.clock)
 
     def channel_finished(self, channel: Channel) -> None:
         """The channel's receiver has been told of its end, or will be at its start."""
-        self._lingering.discard(channel)
+        self._channels.finished(channel)
         self.on_channel_finished(channel)
 
     # Global requests.
@@ -336,7 +325,8 @@ class Connection(ConnectionService):
 
     def _confirm(self, request: OpenRequest, peer: PeerChannel, attach: Attach) -> None:
         window = self._receive_window(None)
-        channel = self._add_channel(request.kind, self._allocate_number(), window, peer)
+        number = self._channels.allocate_number(self._sent_opens)
+        channel = self._add_channel(request.kind, number, window, peer)
         self.send(
             MSG_CHANNEL_OPEN_CONFIRMATION,
             uint32(peer.number)
@@ -345,7 +335,7 @@ class Connection(ConnectionService):
             + uint32(self.limits.packet(request.kind)),
         )
         if self._lost is not None:
-            del self._channels[channel.number]
+            del self._channels.open[channel.number]
             channel.connection_lost(self._lost)
         try:
             attach(channel)
@@ -373,13 +363,6 @@ class Connection(ConnectionService):
 
     # Channels.
 
-    def _allocate_number(self) -> int:
-        number = self._next_number
-        while number in self._channels or number in self._sent_opens:
-            number = (number + 1) & 0xFFFFFFFF
-        self._next_number = (number + 1) & 0xFFFFFFFF
-        return number
-
     def _receive_window(self, maximum: int | None) -> ReceiveWindow:
         limits = self.limits
         return ReceiveWindow(
@@ -402,18 +385,12 @@ class Connection(ConnectionService):
             SendWindow(peer.window),
             min(peer.max_packet, self.limits.packet(kind)),
         )
-        self._channels[number] = channel
-        return channel
-
-    def _channel(self, number: int) -> Channel:
-        channel = self._channels.get(number)
-        if channel is None:
-            raise ProtocolError(_NOT_OPEN)
+        self._channels.open[number] = channel
         return channel
 
     def _only_channel(self, payload: bytes) -> Channel:
         reader = Reader(payload)
-        channel = self._channel(reader.uint32())
+        channel = self._channels.find(reader.uint32())
         reader.end()
         return channel
 
@@ -423,7 +400,7 @@ class Connection(ConnectionService):
 
     def _extended_data(self, payload: bytes) -> None:
         reader = Reader(payload)
-        channel = self._channel(reader.uint32())
+        channel = self._channels.find(reader.uint32())
         reader.uint32()
         data = reader.string()
         reader.end()
@@ -433,27 +410,17 @@ class Connection(ConnectionService):
         if len(payload) != 8:
             raise ProtocolError("a window adjustment of the wrong size")
         number, count = _TWO_NUMBERS.unpack_from(payload)
-        self._channel(number).window_adjusted(count)
+        self._channels.find(number).window_adjusted(count)
 
     def _eof(self, payload: bytes) -> None:
         self._only_channel(payload).eof_arrived()
 
     def _close(self, payload: bytes) -> None:
-        channel = self._only_channel(payload)
-        del self._channels[channel.number]
-        if self._sent_closes is not None:
-            self._sent_closes.answered(channel.number)
-        self._lingering.add(channel)
-        channel.close_arrived()
-        if channel.is_finished:
-            self._lingering.discard(channel)
-
-    def _close_overdue(self, number: int) -> None:
-        self._channels[number].close_overdue()
+        self._channels.close_arrived(self._only_channel(payload))
 
     def _channel_request(self, payload: bytes) -> None:
         reader = Reader(payload)
-        channel = self._channel(reader.uint32())
+        channel = self._channels.find(reader.uint32())
         name = reader.string(MAX_NAME)
         want_reply = reader.boolean()
         channel.request_arrived(name, want_reply, reader.rest())
@@ -470,13 +437,8 @@ class Connection(ConnectionService):
         if self._lost is not None:
             return
         self._lost = reason
-        for channel in [*self._channels.values(), *self._lingering]:
-            channel.connection_lost(reason)
-        self._channels.clear()
-        self._lingering.clear()
+        self._channels.connection_lost(reason)
         self._waiting.clear()
-        if self._sent_closes is not None:
-            self._sent_closes.stop()
         if self._received_opens is not None:
             self._received_opens.stop()
         self._sent_opens.stop(reason)

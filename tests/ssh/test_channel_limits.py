@@ -114,7 +114,7 @@ class LimitTests(SynchronousTestCase):
             handler.requests.clear()
         self.assertEqual(pair.server.open_channels, 0)
         self.assertEqual(pair.server._budget.granted, 0)
-        self.assertEqual(len(pair.server._lingering), 0)
+        self.assertEqual(len(pair.server._channels), 0)
 
     def test_least_maximum_packet_of_a_peer_that_asks(self) -> None:
         """A peer that takes packets of 0 or 1023 bytes gets no channel."""

@@ -265,7 +265,7 @@ class OpeningTests(SynchronousTestCase):
         """After channel number 2^32-1 comes 0, and numbers in use are passed over."""
         pair = ConnectionPair()
         first = opening(pair.client)
-        pair.client._next_number = 2**32 - 1
+        pair.client._channels._next_number = 2**32 - 1
         second, third = opening(pair.client), opening(pair.client)
         pair.pump()
         numbers = [self.successResultOf(d).number for d in (first, second, third)]
