@@ -25,6 +25,11 @@ PROVEN = 8 * 1024 * 1024
 #: stops before that: what a socket of ours takes ahead is bounded.
 NEW = 1024 * 1024
 
+#: Bytes that a window grows to until the channel has moved so many. A reader that stops
+#: when the kernels' buffers are full, 1 to 4 MB, has made the window grow, and we hold
+#: as much for it.
+UNPROVEN_WINDOWS = ((NEW, 512 * 1024), (PROVEN, 1024 * 1024))
+
 
 class WindowExceeded(ProtocolError):
     """The peer sent more than its window; ends the channel, not the connection."""
@@ -121,7 +126,8 @@ class ReceiveWindow:
 
     :param budget: shared by the channels of a connection.
     :param initial: bytes wanted at first.
-    :param maximum: bytes that the window may grow to while the channel is busy.
+    :param maximum: bytes that the window may grow to while the channel is busy; to
+        less until it has moved much, see :data:`UNPROVEN_WINDOWS`.
     :param least: bytes the window has even when the budget is used up.
     :param now: seconds.
     """
@@ -193,6 +199,10 @@ class ReceiveWindow:
         covered = self.remaining + self.held
         self._moved += self.size - covered
         most = self._budget.most(covered, self._moved)
+        for moved, size in UNPROVEN_WINDOWS:
+            if self._moved < moved:
+                most = min(most, size)
+                break
         target = max(min(target, most), self._least)
         self.size = max(target, covered)
         granted = self.size - covered

@@ -50,6 +50,7 @@ class Layout:
     :param namespace: the network namespace of agents and targets, "" for our own.
     :param proxy_settings: further ``--set`` values of every proxy.
     :param agent_settings: further ``--set`` values of every agent.
+    :param proxy_environment: names and values of variables that every proxy has.
     """
 
     proxies: int = 2
@@ -63,6 +64,7 @@ class Layout:
     namespace: str = ""
     proxy_settings: tuple[str, ...] = ()
     agent_settings: tuple[str, ...] = ()
+    proxy_environment: tuple[tuple[str, str], ...] = ()
 
 
 class Deployment:
@@ -105,6 +107,8 @@ class Deployment:
         self.all_proxies = [
             Proxy(f"proxy-{n + 1}", directory, layout.address) for n in range(count)
         ]
+        for proxy in self.all_proxies:
+            proxy.environment = dict(layout.proxy_environment)
         self.proxies = self.all_proxies[: layout.proxies]
         self.spares = self.all_proxies[layout.proxies :]
         self.agents = [

@@ -41,7 +41,7 @@ from rtunnel.wire.numbers import (
     MSG_USERAUTH_REQUEST,
 )
 from tests.interop.deployment import Layout
-from tests.interop.limit_testing import Act, LimitTestCase
+from tests.interop.limit_testing import EXACT_MEMORY, Act, LimitTestCase
 from tests.interop.processes import run, wait_until
 from tests.interop.programs import rtunnel_here, twistd
 from tests.interop.scripted_agent import ScriptedAgent
@@ -170,6 +170,7 @@ class RouteTests(LimitTestCase):
 
     layout: ClassVar[Layout] = Layout(
         proxies=1,
+        proxy_environment=EXACT_MEMORY,
         proxy_settings=(
             'allow=[{users=["ops"], clusters=["b"], targets=["web1:22"]}]',
         ),
@@ -184,6 +185,9 @@ class RouteTests(LimitTestCase):
         *(("web1.b:22", 23), ("[web1].b", 22), ("::ffff:127.0.0.1.b", 22)),
         *(("web1/../c.b", 22), ("web1@c.b", 22), ("web1,c.b", 22), ("*.b", 22)),
     )
+
+    def _make_buffers(self) -> None:
+        """Nothing is reached here that moves data."""
 
     def forbidden(self, client: SocketClient) -> None:
         """An outcome: refused, and not because of anything that was tried."""

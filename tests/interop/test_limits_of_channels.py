@@ -57,11 +57,6 @@ _PACKET = 32 * _KIB
 #: More than any window may come to.
 _ALL = 2**32 - 1
 
-#: Bytes that a channel may cost whose peer allows data and does not take it: its
-#: window, which grows to 2 MiB while the data still goes somewhere, and what that is
-#: kept in. It is 0.9 MB as a rule, and more when the machine is busy just then.
-_CHANNEL_MEMORY = 4 * 2**20
-
 #: SSH_OPEN_RESOURCE_SHORTAGE.
 _SHORTAGE = 4
 
@@ -124,7 +119,7 @@ class ChannelTests(LimitTestCase):
         def outcome(client: SocketClient) -> None:
             assert not any(client.take_data(300_000))
 
-        self.pass_limit(act, outcome, count=4, memory=_CHANNEL_MEMORY)
+        self.pass_limit(act, outcome)
 
     def test_c7_close_with_data_that_cannot_be_sent(self) -> None:
         """CLOSE is answered at once, the data dropped, and the channel gone.
@@ -495,7 +490,7 @@ class StalledTests(LimitTestCase):
             time.sleep(0.05)
 
         at = partial(self.log_in, receive_buffer=4096)
-        self.pass_limit(act, outcome, at, memory=_CHANNEL_MEMORY)
+        self.pass_limit(act, outcome, at)
 
     def test_c13_data_while_a_key_exchange_stalls(self) -> None:
         """Waits at its source, too."""
@@ -509,7 +504,7 @@ class StalledTests(LimitTestCase):
             client.take(MSG_KEXINIT)
             time.sleep(0.05)
 
-        self.pass_limit(act, outcome, memory=_CHANNEL_MEMORY)
+        self.pass_limit(act, outcome)
 
     def test_c19_a_peer_that_is_sent_away_and_does_not_read(self) -> None:
         """Its socket is gone 2 s later all the same."""

@@ -94,8 +94,17 @@ class ReceiveWindowTests(SynchronousTestCase):
         counts is how long it lasted, not how old the channel is."""
         for began in (0.0, 100.0):
             window = self.make()
-            self.use_up(window, began, [0.1] * 10)
+            self.use_up(window, began, [0.1] * 12)
             self.assertEqual(window.remaining, 2 * MIB)
+
+    def test_grows_in_steps_until_much_has_been_taken(self) -> None:
+        """To 512 KiB, to 1 MiB when 1 MiB is through, to all of it after 8 MiB."""
+        window = self.make()
+        sizes = []
+        for turn in range(14):
+            sizes.append(window.remaining // KIB)
+            self.use_up(window, turn / 10, [0.1])
+        self.assertEqual(sizes, [256, 512, 512] + [1024] * 7 + [2048] * 4)
 
     def test_shrinks_when_it_lasts(self) -> None:
         """A large window that lasts for long goes back to its first size."""
