@@ -4,11 +4,14 @@
 ``silent``      accepts and never reads
 ``echo``        sends back what comes
 ``zeros``       sends without end
+``reset``       reads a little and resets the connection, what it sent on its way
+``refuse``      resets the connection before anything is read
 """
 
 from __future__ import annotations
 
 import socket
+import struct
 import sys
 import threading
 import time
@@ -54,11 +57,27 @@ def zeros(connection: socket.socket) -> None:
         connection.sendall(data)
 
 
+def reset(connection: socket.socket) -> None:
+    """Send, read, and reset."""
+    connection.sendall(bytes(65536))
+    connection.recv(65536)
+    refuse(connection)
+
+
+def refuse(connection: socket.socket) -> None:
+    """Reset."""
+    linger = struct.pack("ii", 1, 0)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    connection.close()
+
+
 BEHAVIOURS: dict[str, Callable[[socket.socket], None]] = {
     "half-close": half_close,
     "silent": silent,
     "echo": echo,
     "zeros": zeros,
+    "reset": reset,
+    "refuse": refuse,
 }
 
 
