@@ -19,45 +19,21 @@ from twisted.logger import Logger
 
 from rtunnel import __version__
 from rtunnel.agent.connect import Connector
-from rtunnel.agent.credentials import LiveCredentials
+from rtunnel.agent.credentials import LiveCredentials, load_credentials
 from rtunnel.agent.dial import Site
-from rtunnel.agent.host_watch import HostWatch
 from rtunnel.agent.machine import DEFAULT_DEADLINES, Deadlines, TunnelState
 from rtunnel.agent.pool import Dial, Pinned, Pool
 from rtunnel.agent.reactors import IAgentReactor
-from rtunnel.agent.renewal import Renewal
 from rtunnel.agent.tls import load_authorities
+from rtunnel.agent.trust import LiveTrust
 from rtunnel.agent.tunnel import Tunnel
 from rtunnel.agent.tunnel_owner import TunnelStatus
-from rtunnel.certified_key import finish_replacing
-from rtunnel.config import Address, AgentConfig, check_usable, load_agent
+from rtunnel.config import Address, AgentConfig, load_agent
 from rtunnel.discovery.messages import DiscoveryRequest
 from rtunnel.discovery.tracker import ClaimAnswer
-from rtunnel.discovery.trust_messages import (
-    NotRenewed,
-    RenewalDue,
-    Renewed,
-    Revoked,
-    Trust,
-    TrustMessage,
-)
-from rtunnel.errors import BundleRefused, ConfigError, InvalidName, KeyFileError
-from rtunnel.naming import printable
-from rtunnel.state_directory import (
-    AGENT_KEY,
-    AgentCredentials,
-    discard_unfinished,
-    load_agent_credentials,
-)
-from rtunnel.trust.bundle import TrustBundle
-from rtunnel.trust.revoked_hosts import RevokedHosts
-from rtunnel.trust_files import (
-    adopt_bundle,
-    adopt_revoked_hosts,
-    load_revoked_hosts,
-)
-from rtunnel.wire.algorithms import HOST_KEY_ALGORITHMS
-from rtunnel.wire.certificate import CERTIFICATE_ALGORITHMS, Certificate
+from rtunnel.discovery.trust_messages import TrustMessage
+from rtunnel.errors import InvalidName
+from rtunnel.state_directory import AgentCredentials
 
 #: Seconds that open connections have to finish when the agent stops.
 DRAIN_TIMEOUT: Final = 30.0
@@ -116,7 +92,7 @@ class AgentService(Service):
     ) -> None:
         self._config = config
         self._reactor = reactor
-        self._load = load or _load_credentials
+        self._load = load or load_credentials
         self._now = now
         self._connector = connector or Connector(
             reactor, environ, load_authorities(config.tls_authorities)
@@ -135,27 +111,17 @@ class AgentService(Service):
         self._stopping = False
         self._stopped: list[Deferred[None]] = []
         self._progress: tuple[int, int] | None = None
-        self._renewal = Renewal(
-            directory=config.state,
+        self._trust = LiveTrust(
+            config=lambda: self._config,
             credentials=self._credentials,
-            clock=reactor,
+            reactor=reactor,
             now=now,
             chance=chance,
-            tunnels=self._in_service,
-            fresh_key=lambda: self._config.renewal.fresh_key,
-            check=lambda certificate: _check_usable(self._config, certificate),
-        )
-        self._hosts = HostWatch(
-            clock=reactor,
-            now=now,
-            trusted=lambda: self._credentials.present.host_cas,
-            revocations=lambda: self._credentials.present.revocations(now()),
-            tunnels=self._in_service,
-            every=lambda: self._tunnels.values(),
+            in_service=self._in_service,
+            every=self._tunnels.values,
             make_anew=self._make_anew,
         )
         self._credentials.when_changed(self._replan_soon)
-        self._certificate = self._credentials.present.certificate
 
     # IService.
 
@@ -170,8 +136,7 @@ class AgentService(Service):
             version=__version__,
             proxies=", ".join(str(address) for address in self._config.proxies),
         )
-        self._renewal.start()
-        self._hosts.start()
+        self._trust.start()
         self._replan_soon()
 
     def stopService(self) -> Deferred[None]:
@@ -182,8 +147,7 @@ class AgentService(Service):
         """
         super().stopService()
         self._stopping = True
-        self._renewal.stop()
-        self._hosts.stop()
+        self._trust.stop()
         self._cancel_wake()
         stopped: Deferred[None] = Deferred()
         self._stopped.append(stopped)
@@ -254,10 +218,7 @@ class AgentService(Service):
         replaced = self._pool.in_service(tunnel.dialled, self._reactor.seconds())
         if replaced is not None and replaced in self._tunnels:
             self._tunnels[replaced].retire()
-        if tunnel.certificate != self._credentials.present.certificate:
-            # It was dialled before the certificate was renewed.
-            self._pool.make_anew(tunnel.proxy_id or "")
-        self._renewal.try_now()
+        self._trust.tunnel_in_service(tunnel)
         self._log.info(
             "tunnel to proxy {proxy} ({address}) is in service",
             proxy=tunnel.proxy_id,
@@ -294,63 +255,7 @@ class AgentService(Service):
 
     def trust_message_received(self, tunnel: Tunnel, message: TrustMessage) -> bool:
         """See :class:`~rtunnel.agent.tunnel.TunnelOwner`."""
-        match message:
-            case Trust():
-                return self._trust(message.bundle)
-            case Revoked():
-                return self._distrust(message.hosts)
-            case Renewed() | NotRenewed():
-                return self._renewal.answered(tunnel, message)
-            case RenewalDue():
-                self._log.info(
-                    "the certificate is to be renewed: {reason}",
-                    reason=printable(message.reason),
-                )
-                self._renewal.hasten(message.seconds)
-                return True
-        return False
-
-    def _trust(self, bundle: TrustBundle) -> bool:
-        if bundle.role != "host":
-            return False
-        try:
-            if adopt_bundle(self._config.state, bundle):
-                self._log.info(
-                    "the proxies' authority is in phase {phase}; trusting {keys}",
-                    phase=bundle.phase.value,
-                    keys=", ".join(key.fingerprint for key in bundle.trusted),
-                )
-            self._credentials.reload()
-        except (BundleRefused, ConfigError, KeyFileError) as error:
-            self._log.error(
-                "this agent cannot follow the rotation of the proxies' authority: "
-                "{reason}",
-                reason=str(error),
-            )
-            return False
-        return True
-
-    def _distrust(self, revoked: RevokedHosts) -> bool:
-        try:
-            news = adopt_revoked_hosts(
-                self._config.state, revoked, self._credentials.present.host_cas
-            )
-            self._credentials.reload()
-        except (BundleRefused, ConfigError, KeyFileError) as error:
-            self._log.error(
-                "this agent cannot learn which proxies are revoked: {reason}",
-                reason=str(error),
-            )
-            return False
-        if news:
-            self._log.info(
-                "the proxies' authority has revoked {what} (version {version})",
-                what=", ".join(entry.target for entry in revoked.entries) or "nothing",
-                version=revoked.version,
-            )
-        # The reply goes first: a tunnel that is closed here may be the one to answer.
-        self._reactor.callLater(0, self._hosts.look)
-        return True
+        return self._trust.received(tunnel, message)
 
     def _in_service(self) -> list[Tunnel]:
         return [
@@ -358,17 +263,6 @@ class AgentService(Service):
             for tunnel in self._tunnels.values()
             if tunnel.state is TunnelState.IN_SERVICE
         ]
-
-    def _follow_certificate(self) -> None:
-        """Make the tunnels anew that were made with another certificate."""
-        present = self._credentials.present.certificate
-        if present == self._certificate:
-            return
-        self._certificate = present
-        self._renewal.certificate_changed()
-        for tunnel in self._in_service():
-            if tunnel.certificate != present and tunnel.proxy_id is not None:
-                self._pool.make_anew(tunnel.proxy_id)
 
     def tunnel_ended(self, tunnel: Tunnel, reason: str, by_us: bool) -> None:
         """See :class:`~rtunnel.agent.tunnel.TunnelOwner`."""
@@ -414,7 +308,7 @@ class AgentService(Service):
 
     def _replan(self) -> None:
         now = self._reactor.seconds()
-        self._follow_certificate()
+        self._trust.follow_certificate()
         plan = self._pool.plan(now)
         if plan.wake_at < float("inf"):
             self._wake_in(max(_TICK, plan.wake_at - now))
@@ -494,24 +388,6 @@ class AgentService(Service):
             self._stopped, waiting = [], self._stopped
             for stopped in waiting:
                 stopped.callback(None)
-
-
-def _load_credentials(config: AgentConfig, now: float) -> AgentCredentials:
-    discard_unfinished(config.state)
-    finish_replacing(config.state / AGENT_KEY)
-    credentials = load_agent_credentials(config.state, config.cluster, now)
-    _check_usable(config, credentials.certificate)
-    revoked = load_revoked_hosts(config.state, credentials.host_cas)
-    return attrs.evolve(credentials, revoked=revoked)
-
-
-def _check_usable(config: AgentConfig, certificate: Certificate) -> None:
-    check_usable(
-        config.path,
-        config.ssh,
-        host=[name for name in HOST_KEY_ALGORITHMS if name in CERTIFICATE_ALGORITHMS],
-        user=certificate.signature_algorithms,
-    )
 
 
 def _with_known_addresses(request: DiscoveryRequest) -> DiscoveryRequest:

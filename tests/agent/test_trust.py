@@ -321,11 +321,11 @@ class RenewalTests(TrustTestCase):
     async def ask_again(self, service: AgentService, proxy: FakeProxy) -> None:
         """Have the agent renew now, and wait for what comes of it."""
         count = len(self.asked(proxy))
-        service._renewal._timer._hasty_for = None
-        service._renewal._timer._due = 0.0
-        service._renewal.certificate_changed()
+        service._trust._renewal._timer._hasty_for = None
+        service._trust._renewal._timer._due = 0.0
+        service._trust._renewal.certificate_changed()
         await self.until(lambda: len(self.asked(proxy)) > count)
-        await self.until(lambda: not service._renewal._timer._busy)
+        await self.until(lambda: not service._trust._renewal._timer._busy)
 
     async def test_a_certificate_that_was_not_asked_for_is_refused(self) -> None:
         """A proxy cannot push one."""
