@@ -11,7 +11,8 @@ one transport, their results being what the reactor takes from the originals;
 ``dataBuffer`` and ``_tempDataBuffer`` are looked at to see that nothing waits in
 Twisted's queue, ``producer``, ``streamingProducer``, ``producerPaused`` and
 ``bufferSize`` to pause whom Twisted would, ``_aborting`` and ``disconnected`` to see
-that anything may be sent.
+that anything may be sent; ``_writeDisconnecting``, ``_writeDisconnected`` and
+``_closeWriteConnection`` half-close at once.
 """
 
 from __future__ import annotations
@@ -113,6 +114,16 @@ class DirectSocket:
         if sent < len(data):
             self._keep_copy(data[sent:])
         give_back(memory)
+
+    def write_eof(self) -> None:
+        """Send FIN, once all that waits has been sent. No producer is registered."""
+        transport = self._transport
+        if self._queue or self._twisted_has_some():
+            transport.loseWriteConnection()
+        else:
+            # Twisted would wait until the socket can be written to.
+            transport._writeDisconnecting = transport._writeDisconnected = True
+            transport._closeWriteConnection()
 
     def _send(self, data: Buffer) -> int:
         """Send what can be sent at once; how many bytes need no more care."""

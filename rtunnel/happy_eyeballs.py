@@ -35,6 +35,8 @@ def first_success(
     """
     if not attempts:
         raise ValueError("there is nothing to attempt")
+    if len(attempts) == 1:
+        return attempts[0]()
     return _Race(list(attempts), clock, delay).done
 
 

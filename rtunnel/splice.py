@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from rtunnel.wire.packet_cipher import Buffer
+from rtunnel.write_batch import BATCH
 
 
 class StreamReceiver(Protocol):
@@ -157,12 +158,14 @@ class _Direction:
 
     def eof_received(self) -> None:
         self.eof = True
-        try:
-            self.sink.write_eof()
-        except Exception:
-            self.splice.failed()
-        else:
-            self.splice.eof_passed()
+        # A channel's EOF and CLOSE leave in one write.
+        with BATCH:
+            try:
+                self.sink.write_eof()
+            except Exception:
+                self.splice.failed()
+            else:
+                self.splice.eof_passed()
 
     def closed(self, reason: str | None) -> None:
         self.closed_already = True

@@ -12,10 +12,9 @@ import socket
 from typing import cast
 
 from twisted.internet import error
-from twisted.internet.abstract import isIPv6Address
-from twisted.internet.defer import CancelledError
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
+    IConnector,
     IConsumer,
     IHalfCloseableProtocol,
     IProducer,
@@ -24,7 +23,7 @@ from twisted.internet.interfaces import (
     ISystemHandle,
     ITCPTransport,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -105,8 +104,11 @@ class TcpStream(Protocol):
     # What Twisted calls.
 
     def connectionMade(self) -> None:
-        """Stop reading at once, and set the socket's options."""
+        """Set the socket's options, and stop reading."""
+        self._prepare()
         self._producing_transport.pauseProducing()
+
+    def _prepare(self) -> None:
         self._direct = direct_socket(self.transport)
         if self._direct is not None:
             self._direct.read_into(self)
@@ -203,7 +205,10 @@ class TcpStream(Protocol):
         self._eof_sent = True
         # Twisted sends no FIN while a producer is paused.
         self.unregisterProducer()
-        self.transport.loseWriteConnection()
+        if self._direct is not None:
+            self._direct.write_eof()
+        else:
+            self.transport.loseWriteConnection()
 
     def close(self) -> None:
         """Send what was written, then close. Nothing more is delivered."""
@@ -350,9 +355,56 @@ def set_timeouts(handle: socket.socket, user_timeout: float = 0) -> None:
             handle.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-class _Factory(Factory):
+class _DialledStream(TcpStream):
+    """A stream that tells its dial of itself."""
+
+    def __init__(self, dial: _Dial) -> None:
+        super().__init__()
+        self._dial = dial
+
+    def connectionMade(self) -> None:
+        self._prepare()
+        self._dial.connected(self)
+        # It may have been started, which reads on, or ended.
+        if self._receiver is None and not (self._deaf or self._lost):
+            self._producing_transport.pauseProducing()
+
+
+class _Dial(ClientFactory):
+    """One attempt to connect.
+
+    ``done`` fires with the stream, or fails with a ConnectError. Cancelling it gives
+    up.
+    """
+
     # Two lines for each connection, which say nothing, are two too many.
     noisy = False
+
+    def __init__(self) -> None:
+        self.done: Deferred[TcpStream] = Deferred(self._cancelled)
+        self._connector: IConnector | None = None
+
+    def startedConnecting(self, connector: IConnector) -> None:
+        self._connector = connector
+
+    def buildProtocol(self, addr: object) -> TcpStream:
+        return _DialledStream(self)
+
+    def connected(self, stream: TcpStream) -> None:
+        """It has worked."""
+        self._connector = None
+        self.done.callback(stream)
+
+    def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
+        # It is also said of an attempt that was given up.
+        if self._connector is not None:
+            self._connector = None
+            self.done.errback(reason)
+
+    def _cancelled(self, done: Deferred[TcpStream]) -> None:
+        connector, self._connector = self._connector, None
+        if connector is not None:
+            connector.stopConnecting()
 
 
 async def connect_tcp(
@@ -371,19 +423,14 @@ async def connect_tcp(
     :param name: what to call the host in errors; the address if empty.
     :raises OpenRefused: when it does not come up; a sentence that says why.
     """
-    host = name or address
-    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    endpoint_class = (
-        TCP6ClientEndpoint if isIPv6Address(address) else TCP4ClientEndpoint
-    )
-    endpoint = endpoint_class(reactor, address, port, timeout)
+    dial = _Dial()
+    reactor.connectTCP(address, port, dial, timeout)
     try:
-        protocol = await endpoint.connect(_Factory.forProtocol(TcpStream))
-    except error.ConnectingCancelledError:
-        raise CancelledError() from None
+        return await dial.done
     except error.ConnectError as failed:
+        host = name or address
+        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         raise _refused(target, failed, timeout) from failed
-    return cast(TcpStream, protocol)
 
 
 def _refused(target: str, failed: error.ConnectError, timeout: float) -> OpenRefused:

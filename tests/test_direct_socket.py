@@ -145,6 +145,16 @@ class DirectSocketTests(TestCase):
         self.assertEqual(self.peer.recv(100), b"now")
         self.assertEqual(self.transport.dataBuffer, b"")
 
+    async def test_half_a_close_happens_at_once_when_nothing_waits(self) -> None:
+        """FIN is there before the reactor comes round; the other way goes on."""
+        self.reader.direct.write_eof()
+        self.assertEqual(self.peer.recv(1), b"")
+        self.peer.sendall(b"still here")
+        while self.reader.data != b"still here":
+            await self.pause()
+        self.transport.loseConnection()
+        await self.reader.lost
+
     async def test_what_twisted_queued_goes_first(self) -> None:
         """Twisted's queue is seen; should it be called otherwise, this fails."""
         self.transport.write(b"first ")
@@ -215,7 +225,7 @@ class DirectSocketTests(TestCase):
     async def test_half_a_close_comes_after_what_waits(self) -> None:
         """And the other way goes on."""
         count = self.fill()
-        self.transport.loseWriteConnection()
+        self.reader.direct.write_eof()
         self.assertEqual(await self.receive(count), bytes(count))
         while True:
             try:

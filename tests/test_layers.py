@@ -45,6 +45,7 @@ FLOORS = (
         "rtunnel.tcp_stream",
         "rtunnel.direct_socket",
         "rtunnel.socket_buffers",
+        "rtunnel.write_batch",
         "rtunnel.control",
         "rtunnel.config",
         "rtunnel.state_directory",

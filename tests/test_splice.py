@@ -17,6 +17,7 @@ from rtunnel.testing import (
     MemoryStream,
     RecordingReceiver,
 )
+from rtunnel.write_batch import BATCH
 
 
 class SpliceTests(SynchronousTestCase):
@@ -74,6 +75,29 @@ class SpliceTests(SynchronousTestCase):
         self.a.take()
         self.assertEqual(self.a.taken, b"last words")
         self.assertEqual(self.reports, [SpliceReport(0, 10, 2.5, "")])
+
+    def test_end_of_data_and_the_close_that_it_causes_leave_together(self) -> None:
+        """A channel that collects both sends them in one write."""
+        sent: list[list[str]] = []
+
+        class Collecting(MemoryStream):
+            def write_eof(self) -> None:
+                super().write_eof()
+                self.collected = ["eof"]
+                BATCH.add(self)
+
+            def close(self) -> None:
+                super().close()
+                self.collected.append("close")
+
+            def flush(self) -> None:
+                sent.append(self.collected)
+
+        self.a = Collecting()
+        self.join()
+        self.a.feed_eof()
+        self.b.feed_eof()
+        self.assertEqual(sent, [["eof", "close"]])
 
     def test_a_stream_that_closes_in_order_closes_the_other(self) -> None:
         """What was written to the other is still taken."""

@@ -500,6 +500,17 @@ class ConnectTests(TcpStreamTestCase):
             raised.exception.text, f"connection to 127.0.0.1:{port} refused"
         )
 
+    async def test_what_is_started_as_soon_as_it_is_there_reads_on(self) -> None:
+        """A stream that is started where the dial is awaited is not paused again."""
+        port, accepting = await self.listen()
+        stream = await connect_tcp(tcp, "127.0.0.1", port, TIMEOUT)
+        receiver = Collector()
+        stream.start(receiver)
+        self.streams.append(stream)
+        self.addCleanup(self.let_go)
+        (await accepting).write(b"hello")
+        await receiver.until(lambda: receiver.data == b"hello")
+
     async def test_a_connection_reset_at_once(self) -> None:
         """A target that resets what it accepted is found out by reading."""
         with socket.socket() as listening:

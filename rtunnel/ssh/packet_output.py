@@ -18,7 +18,6 @@ from zope.interface import implementer
 from rtunnel.direct_socket import DirectSocket
 from rtunnel.ssh.limits import TransportLimits
 from rtunnel.ssh.peer_socket import hang_up
-from rtunnel.ssh.write_batch import BATCH
 from rtunnel.wire.numbers import (
     MSG_CHANNEL_DATA,
     MSG_DEBUG,
@@ -33,6 +32,7 @@ from rtunnel.wire.numbers import (
 from rtunnel.wire.packet_cipher import Buffer
 from rtunnel.wire.packet_run import PacketRun, give_back
 from rtunnel.wire.packet_stream import BULK, PacketSealer
+from rtunnel.write_batch import BATCH
 
 #: Bytes collected during one read before they are handed to TCP all the same, so that
 #: TCP can say that it has had enough.

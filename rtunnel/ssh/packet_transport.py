@@ -22,7 +22,6 @@ from rtunnel.ssh.interfaces import ConnectionService
 from rtunnel.ssh.limits import TransportLimits
 from rtunnel.ssh.peer_socket import set_user_timeout
 from rtunnel.ssh.transport_lifetime import TransportLifetime, cancel
-from rtunnel.ssh.write_batch import BATCH
 from rtunnel.wire.algorithms import Algorithms
 from rtunnel.wire.data_types import uint32
 from rtunnel.wire.negotiation import parse_ext_info
@@ -39,6 +38,7 @@ from rtunnel.wire.numbers import (
 from rtunnel.wire.packet_cipher import Buffer
 from rtunnel.wire.packet_stream import PacketOpener
 from rtunnel.wire.version_line import VersionReader
+from rtunnel.write_batch import BATCH
 
 # Where the ranges of message numbers begin (RFC 4250 section 4.1.1).
 _FIRST_OF_EXCHANGE = MSG_KEXINIT

@@ -26,11 +26,11 @@ from rtunnel.ssh.exchanges import KeyExchanges
 from rtunnel.ssh.limits import TransportLimits
 from rtunnel.ssh.packet_output import PacketOutput
 from rtunnel.ssh.peer_socket import expect_to_read, peer_address, tune_socket
-from rtunnel.ssh.write_batch import BATCH
 from rtunnel.wire import data_types
 from rtunnel.wire.data_types import Reader, string, uint32
 from rtunnel.wire.numbers import MSG_DISCONNECT
 from rtunnel.wire.packet_stream import PacketSealer
+from rtunnel.write_batch import BATCH
 
 _DISCONNECTING = "disconnecting {address}: {reason} (code {reason_code})"
 _DISCONNECTED = "disconnected by {address}: {reason} (code {reason_code})"

@@ -12,8 +12,8 @@ from zope.interface.verify import verifyObject
 
 from rtunnel.ssh.limits import DEFAULT_LIMITS
 from rtunnel.ssh.packet_output import MAX_CORKED, PacketOutput
-from rtunnel.ssh.write_batch import BATCH
 from rtunnel.wire.packet_stream import PacketOpener, PacketSealer
+from rtunnel.write_batch import BATCH
 
 
 class PacketOutputTests(SynchronousTestCase):

@@ -1,4 +1,4 @@
-"""Tests for :mod:`rtunnel.ssh.write_batch`."""
+"""Tests for :mod:`rtunnel.write_batch`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtunnel.ssh.write_batch import WriteBatch
+from rtunnel.write_batch import WriteBatch
 
 
 class Output:
