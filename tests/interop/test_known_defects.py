@@ -5,6 +5,7 @@ What is a limit as well is in :mod:`tests.interop.test_limits_before_login` and
 
 ==================================  ==============================================
 CVE-2025-22869, CVE-2025-26466      ``test_c13_...``: a key exchange that stalls
+CVE-2026-42508                      ``test_a_revoked_authority_is_none``, below
 CVE-2024-45337                      ``test_a1_the_key_that_was_asked_about_...``
 CVE-2018-7749, CVE-2023-46446,      ``test_p4_...``, ``test_p1_...before_newkeys``,
 CVE-2018-10933, CVE-2025-32433      ``test_a2_...``: what may come when
@@ -23,8 +24,11 @@ CVE-2023-51385, CVE-2025-61984      ``tests.cli.test_ssh_config``: names in its 
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import shutil
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -33,18 +37,23 @@ from typing import Any, ClassVar
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtunnel.config import load_proxy
 from rtunnel.wire.certificate import Certificate
 from rtunnel.wire.data_types import boolean, mpint, string, uint32
 from rtunnel.wire.keys import ED25519, RSA, PrivateKey
 from rtunnel.wire.numbers import (
     MSG_CHANNEL_REQUEST,
+    MSG_USERAUTH_FAILURE,
+    MSG_USERAUTH_PK_OK,
     MSG_USERAUTH_REQUEST,
 )
-from tests.interop.deployment import Layout
+from tests.interop.deployment import Deployment, Layout
 from tests.interop.limit_testing import EXACT_MEMORY, Act, LimitTestCase
+from tests.interop.peers import require_peer
 from tests.interop.processes import run, wait_until
 from tests.interop.programs import rtunnel_here, twistd
 from tests.interop.scripted_agent import ScriptedAgent
+from tests.interop.sharing import shared
 from tests.interop.socket_client import SocketClient, target
 from tests.interop.test_limits_before_login import is_let_in, refused
 from tests.wire.examples import RawCertificate, option
@@ -52,8 +61,8 @@ from tests.wire.examples import RawCertificate, option
 ED25519_CERTIFICATE = b"ssh-ed25519-cert-v01@openssh.com"
 
 
-class CertificateTests(LimitTestCase):
-    """What a certificate says is checked, whatever it is used for."""
+class CertificateCase(LimitTestCase):
+    """Makes certificates, and shows them."""
 
     def setUp(self) -> None:
         """The authority that signs for people."""
@@ -88,6 +97,25 @@ class CertificateTests(LimitTestCase):
             self.ask_to_log_in,
         )
 
+    def raw(self, **fields: Any) -> RawCertificate:
+        """A certificate byte by byte, signed by the authority for people."""
+        now = int(time.time())
+        return attrs.evolve(
+            RawCertificate(
+                key_fields=self.key.public.blob[len(string(ED25519)) :],
+                valid_after=now - 60,
+                valid_before=now + 600,
+                extensions=option("permit-port-forwarding"),
+                ca_blob=self.user_ca.public.blob,
+                sign=self.user_ca.sign,
+            ),
+            **fields,
+        )
+
+
+class CertificateTests(CertificateCase):
+    """What a certificate says is checked, whatever it is used for."""
+
     def test_source_addresses_hold_for_every_request(self) -> None:
         """Of another network, of none, of what is no address; ours does."""
         values = ("192.0.2.0/24", "::1", "127.0.0.1/33", "localhost", ",")
@@ -109,21 +137,6 @@ class CertificateTests(LimitTestCase):
             self.limited("force-command", "true"),
             self.limited("verify-required", None),
             self.limited("novelty@example.com", None),
-        )
-
-    def raw(self, **fields: Any) -> RawCertificate:
-        """A certificate byte by byte, signed by the authority for people."""
-        now = int(time.time())
-        return attrs.evolve(
-            RawCertificate(
-                key_fields=self.key.public.blob[len(string(ED25519)) :],
-                valid_after=now - 60,
-                valid_before=now + 600,
-                extensions=option("permit-port-forwarding"),
-                ca_blob=self.user_ca.public.blob,
-                sign=self.user_ca.sign,
-            ),
-            **fields,
         )
 
     def test_a_certificate_is_no_authority(self) -> None:
@@ -163,6 +176,60 @@ class CertificateTests(LimitTestCase):
         for name in ("host_ca", "agent_ca"):
             other = PrivateKey.from_openssh((self.proxy.state / name).read_bytes())
             self.show_each(self.raw(ca_blob=other.public.blob, sign=other.sign).blob())
+
+
+@functools.cache
+def revoking_layout() -> Layout:
+    """A proxy that reads a key revocation list, which is empty at first."""
+    directory = Path(tempfile.mkdtemp(prefix="rtunnel-krl-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    krl = directory / "revoked.krl"
+    run([require_peer("ssh-keygen"), "-q", "-k", "-f", krl])
+    return Layout(
+        proxies=1,
+        proxy_environment=EXACT_MEMORY,
+        proxy_settings=(f'revocation.krl=["{krl}"]',),
+    )
+
+
+class RevokedAuthorityTests(CertificateCase):
+    """An authority that is trusted, and revoked."""
+
+    @property
+    def deployment(self) -> Deployment:
+        """The shared deployment."""
+        return shared(revoking_layout())
+
+    def test_a_revoked_authority_is_none(self) -> None:
+        """What it has signed is refused, from the moment that it is on the list."""
+        other = PrivateKey.generate()
+        anchors = self.proxy.state / "user_ca.pub"
+        anchors.write_text(anchors.read_text() + other.public.to_openssh() + "\n")
+        self.proxy.process.signal(signal.SIGHUP)
+        theirs = self.raw(ca_blob=other.public.blob, sign=other.sign).blob()
+        wait_until(lambda: self.is_known(theirs), 10, "another authority")
+        self.show_each(theirs, outcome=is_let_in)
+        krl = load_proxy(self.proxy.state / "proxy.toml").revocation.krl[0]
+        public = krl.with_name("other.pub")
+        public.write_text(other.public.to_openssh() + "\n")
+        run([require_peer("ssh-keygen"), "-q", "-k", "-u", "-f", krl, public])
+        wait_until(lambda: not self.is_known(theirs), 20, "its end")
+        self.show_each(theirs)
+        self.show_each(self.raw().blob(), outcome=is_let_in)
+
+    def is_known(self, blob: bytes) -> bool:
+        """Whether a certificate would do."""
+        client = self.ask_to_log_in()
+        self.show(blob, ED25519_CERTIFICATE, signed=False)(client)
+        client.wait_for(
+            lambda: (
+                True
+                if {MSG_USERAUTH_FAILURE, MSG_USERAUTH_PK_OK} & set(client.numbers())
+                else None
+            ),
+            "an answer",
+        )
+        return MSG_USERAUTH_PK_OK in client.numbers()
 
 
 class RouteTests(LimitTestCase):

@@ -23,6 +23,7 @@ C19    a peer that is sent away and does not read
 from __future__ import annotations
 
 import contextlib
+import select
 import signal
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from functools import partial
 
 from rtunnel.proxy.client import MAX_SESSIONS
 from rtunnel.wire.data_types import Reader, boolean, string, uint32
+from rtunnel.wire.negotiation import KexInit
 from rtunnel.wire.numbers import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
@@ -42,6 +44,8 @@ from rtunnel.wire.numbers import (
     MSG_CHANNEL_REQUEST,
     MSG_CHANNEL_SUCCESS,
     MSG_CHANNEL_WINDOW_ADJUST,
+    MSG_GLOBAL_REQUEST,
+    MSG_IGNORE,
     MSG_KEXINIT,
     MSG_REQUEST_FAILURE,
     MSG_REQUEST_SUCCESS,
@@ -505,6 +509,60 @@ class StalledTests(LimitTestCase):
             time.sleep(0.05)
 
         self.pass_limit(act, outcome)
+
+    def test_c13_answers_while_a_key_exchange_of_ours_stalls(self) -> None:
+        """4096 wait for its end, from a peer that goes on to ask; more end it."""
+        ignored = string(bytes(250_000))
+        question = string(b"keepalive@openssh.com") + boolean(True)
+
+        def after_a_gibibyte() -> SocketClient:
+            client = self.log_in()
+            while MSG_KEXINIT not in client.numbers():
+                for _ in range(20):
+                    client.send(MSG_IGNORE, ignored)
+                while select.select([client.socket], [], [], 0)[0]:
+                    client.receive()
+            return client
+
+        def act(client: SocketClient) -> None:
+            packets = [client.packet(MSG_GLOBAL_REQUEST, question) for _ in range(4097)]
+            client.send_bytes(b"".join(packets))
+
+        outcome = closes("too much waits for the key exchange to end")
+        self.pass_limit(act, outcome, after_a_gibibyte, count=1)
+
+    def test_c13_channels_that_open_while_a_key_exchange_stalls(self) -> None:
+        """As many as may be asked for at a time: their owner hears of each after it."""
+        port = self.target("echo")
+        (agent,) = self.deployment.agents
+        offers: list[KexInit] = []
+
+        def asking() -> SocketClient:
+            agent.process.signal(signal.SIGSTOP)
+            client = self.log_in()
+            for _ in range(128):
+                client.request_channel(b"direct-tcpip", target("web1.b", port))
+            client.still_works()
+            offers.append(client.kexinit())
+            client.send(MSG_KEXINIT, offers[-1].payload[1:])
+            client.wait_for(
+                lambda: MSG_KEXINIT in client.numbers() or None, "a KEXINIT"
+            )
+            return client
+
+        def act(client: SocketClient) -> None:
+            agent.process.signal(signal.SIGCONT)
+            # There is nothing to see of them until the keys have been exchanged.
+            time.sleep(0.5)
+
+        def outcome(client: SocketClient) -> None:
+            client.exchange_keys(offers[-1])
+            windows = [client.answer_to_open()[1] for _ in range(128)]
+            assert all(isinstance(window, int) for window in windows), windows
+            goes_on(client)
+
+        self.addCleanup(agent.process.signal, signal.SIGCONT)
+        self.pass_limit(act, outcome, asking, count=1)
 
     def test_c19_a_peer_that_is_sent_away_and_does_not_read(self) -> None:
         """Its socket is gone 2 s later all the same."""
