@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from rtunnel.errors import KeyFileError
+from rtunnel.key_making import MakeKey
 from rtunnel.state_directory import (
     load_private_key,
     load_trust_anchors,
@@ -81,7 +82,7 @@ def previous_path(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
 
 
-def make_next(path: Path) -> PrivateKey:
+async def make_next(path: Path, make_key: MakeKey) -> PrivateKey:
     """The key of the next rotation; one that is there already is taken.
 
     A new one is of the same type as the key that signs now.
@@ -92,7 +93,8 @@ def make_next(path: Path) -> PrivateKey:
     new = next_path(path)
     if not new.exists():
         key_type = load_private_key(path).public.algorithm
-        write_private(new, PrivateKey.generate(key_type).to_openssh())
+        key = await make_key(key_type)
+        write_private(new, key.to_openssh())
     return load_private_key(new)
 
 

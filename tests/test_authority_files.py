@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.authority_files import (
@@ -31,6 +32,7 @@ from rtunnel.trust.rotation import BACK, FORTH, AuthorityState, step
 from rtunnel.trust_files import adopt_bundle, load_bundle
 from rtunnel.wire.keys import ECDSA_P256, ED25519, RSA, PrivateKey
 from tests.crashes import every_crash
+from tests.keys_at_once import make_key_at_once
 
 
 class AuthorityTestCase(SynchronousTestCase):
@@ -43,11 +45,17 @@ class AuthorityTestCase(SynchronousTestCase):
         self.old = PrivateKey.generate()
         write_key_pair(self.path, self.old, "ca")
 
+    def make_next(self) -> PrivateKey:
+        """The key of the next rotation, made at once."""
+        return self.successResultOf(
+            Deferred.fromCoroutine(make_next(self.path, make_key_at_once))
+        )
+
     def next_bundle(self, phase: Phase) -> TrustBundle:
         """One step from where the directory stands, signed by all keys that it has."""
         now = load_bundle(self.directory, "host")
         state = AuthorityState.of("host", now, [self.old.public])
-        new = make_next(self.path) if phase is Phase.TRUSTED else None
+        new = self.make_next() if phase is Phase.TRUSTED else None
         bundle = step(state, self.old.public, phase, new.public if new else None)
         return bundle.signed(available_keys(self.path))
 
@@ -105,7 +113,7 @@ class MakeNextTests(AuthorityTestCase):
             write_private(
                 self.path, PrivateKey.generate(key_type).to_openssh(), force=True
             )
-            new = make_next(self.path)
+            new = self.make_next()
             self.assertEqual(new.public.algorithm, key_type)
             next_path(self.path).unlink()
 
@@ -113,7 +121,7 @@ class MakeNextTests(AuthorityTestCase):
         """Whoever wants another type puts such a key there."""
         key = PrivateKey.generate(RSA)
         write_private(next_path(self.path), key.to_openssh())
-        self.assertEqual(make_next(self.path).public, key.public)
+        self.assertEqual(self.make_next().public, key.public)
 
 
 class ArrangeTests(AuthorityTestCase):

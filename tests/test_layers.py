@@ -51,6 +51,7 @@ FLOORS = (
         "rtunnel.state_directory",
         "rtunnel.authority_files",
         "rtunnel.certified_key",
+        "rtunnel.key_making",
         "rtunnel.renewal_timer",
         "rtunnel.trust_files",
         "rtunnel.resolution",

@@ -22,12 +22,12 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 from rtunnel.agent.http_connect import HttpConnectEndpoint, http_proxy_for
-from rtunnel.agent.reactors import IAgentReactor
 from rtunnel.agent.tls import TlsEndpoint
 from rtunnel.config import Address
 from rtunnel.errors import ConnectionFailed
 from rtunnel.happy_eyeballs import first_success
 from rtunnel.resolution import interleaved, resolve
+from rtunnel.target_dialer import IDialingReactor
 
 #: Seconds for one TCP connection; the whole dial has a deadline of its own.
 TCP_TIMEOUT: Final = 10.0
@@ -43,7 +43,7 @@ class Connector:
 
     def __init__(
         self,
-        reactor: IAgentReactor,
+        reactor: IDialingReactor,
         environ: Mapping[str, str],
         trust_root: Any | None = None,
     ) -> None:
@@ -92,7 +92,7 @@ class _AnyOf:
     """Connects to whichever of several addresses of one host answers first."""
 
     def __init__(
-        self, reactor: IAgentReactor, addresses: Sequence[str], port: int
+        self, reactor: IDialingReactor, addresses: Sequence[str], port: int
     ) -> None:
         self._reactor = reactor
         self._endpoints: list[IStreamClientEndpoint] = []

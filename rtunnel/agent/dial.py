@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 import attrs
 from twisted.logger import Logger
 
-from rtunnel.agent.reactors import IAgentReactor
 from rtunnel.discovery.transport_request import TransportRequest
 from rtunnel.errors import (
     OPEN_ADMINISTRATIVELY_PROHIBITED,
@@ -22,7 +21,7 @@ from rtunnel.naming import printable
 from rtunnel.splice import Splice, SpliceReport
 from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.connection import Attach
-from rtunnel.target_dialer import TargetDialer
+from rtunnel.target_dialer import IDialingReactor, TargetDialer
 from rtunnel.tcp_stream import TcpStream
 from rtunnel.trust.targets import TargetPatterns
 
@@ -49,7 +48,7 @@ class Site:
 
     def __init__(
         self,
-        reactor: IAgentReactor,
+        reactor: IDialingReactor,
         cluster: str,
         allow: TargetPatterns,
         pinned: Mapping[str, str],

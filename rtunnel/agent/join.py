@@ -15,7 +15,6 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.error import ConnectError, DNSLookupError
 
 from rtunnel.agent.connect import Connector
-from rtunnel.agent.reactors import IAgentReactor
 from rtunnel.config import Address
 from rtunnel.errors import (
     OPEN_UNKNOWN_CHANNEL_TYPE,
@@ -38,6 +37,7 @@ from rtunnel.ssh.connection import Attach, Connection, OpenRequest
 from rtunnel.ssh.factory import JoinFactory
 from rtunnel.ssh.transport import ClientTransport
 from rtunnel.state_directory import HOST_CA, public_path
+from rtunnel.target_dialer import IDialingReactor
 from rtunnel.trust.host_check import check_host
 from rtunnel.trust.join_bundle import MAX_BUNDLE, decode_bundle
 from rtunnel.trust.join_token import TOKEN_REFUSED, JoinLine
@@ -72,7 +72,7 @@ class Joining:
         line: JoinLine,
         key: PublicKey,
         *,
-        reactor: IAgentReactor,
+        reactor: IDialingReactor,
         connector: Connector,
         now: Callable[[], float],
         progress: Callable[[str], None],

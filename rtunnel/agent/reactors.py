@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from twisted.internet.interfaces import IReactorThreads
+
 from rtunnel.target_dialer import IDialingReactor
 
 
-class IAgentReactor(IDialingReactor):
-    """Connects, to proxies and targets, keeps time, and resolves names."""
+class IAgentReactor(IDialingReactor, IReactorThreads):
+    """Connects, to proxies and targets, keeps time, resolves names, has threads."""

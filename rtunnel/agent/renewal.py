@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -24,6 +24,7 @@ from rtunnel.errors import (
     RtunnelError,
     SigningUnavailable,
 )
+from rtunnel.key_making import MakeKey
 from rtunnel.naming import printable
 from rtunnel.renewal_timer import RenewalTimer
 from rtunnel.state_directory import AGENT_KEY
@@ -76,6 +77,7 @@ class Renewal:
     :param chance: a number from 0 up to 1.
     :param tunnels: those in service.
     :param fresh_key: whether the next certificate is to be for a new key.
+    :param make_key: makes that.
     :param check: raises ConfigError when a certificate could not be used.
     """
 
@@ -89,8 +91,9 @@ class Renewal:
         clock: IReactorTime,
         now: Callable[[], float],
         chance: Callable[[], float],
-        tunnels: Callable[[], Iterable[AskedTunnel]],
+        tunnels: Callable[[], Collection[AskedTunnel]],
         fresh_key: Callable[[], bool],
+        make_key: MakeKey,
         check: Callable[[Certificate], None],
     ) -> None:
         self._path = directory / AGENT_KEY
@@ -99,6 +102,7 @@ class Renewal:
         self._now = now
         self._tunnels = tunnels
         self._fresh_key = fresh_key
+        self._make_key = make_key
         self._check = check
         self._asked: _Asked | None = None
         self._timer = RenewalTimer(
@@ -116,20 +120,21 @@ class Renewal:
 
     async def _renew(self) -> None:
         failure: RtunnelError = ConnectionClosed("no tunnel is in service")
+        fresh = None
+        if self._fresh_key() and self._tunnels():
+            key_type = self._credentials.present.key.public.algorithm
+            fresh = await self._make_key(key_type)
         for tunnel in list(self._tunnels())[:MAX_ASKED]:
             try:
-                await self._ask(tunnel)
+                await self._ask(tunnel, fresh)
             except RtunnelError as error:
                 failure = error
             else:
                 return
         raise failure
 
-    async def _ask(self, tunnel: AskedTunnel) -> None:
+    async def _ask(self, tunnel: AskedTunnel, fresh: PrivateKey | None) -> None:
         present = self._credentials.present
-        fresh = None
-        if self._fresh_key():
-            fresh = PrivateKey.generate(present.key.public.algorithm)
         request = RenewalRequest.make(
             present.certificate, present.key, self._now(), fresh
         )

@@ -25,6 +25,7 @@ from rtunnel.discovery.trust_messages import (
     TrustMessage,
 )
 from rtunnel.errors import BundleRefused, ConfigError, KeyFileError
+from rtunnel.key_making import key_maker
 from rtunnel.naming import printable
 from rtunnel.trust.bundle import TrustBundle
 from rtunnel.trust.revoked_hosts import RevokedHosts
@@ -71,6 +72,7 @@ class LiveTrust:
             chance=chance,
             tunnels=in_service,
             fresh_key=lambda: config().renewal.fresh_key,
+            make_key=key_maker(reactor),
             check=lambda certificate: check_certificate_usable(config(), certificate),
         )
         self._hosts = HostWatch(

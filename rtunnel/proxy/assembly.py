@@ -10,6 +10,7 @@ from rtunnel.audit.events import RevocationListFailed
 from rtunnel.audit.log import AuditLog
 from rtunnel.config import ProxyConfig, check_usable
 from rtunnel.errors import AuthenticationRefused
+from rtunnel.key_making import key_maker
 from rtunnel.proxy.accepted import Accepted
 from rtunnel.proxy.authorized_keys_file import AuthorizedKeysFile
 from rtunnel.proxy.credentials import LiveCredentials
@@ -314,6 +315,7 @@ class ProxyParts:
             record=self.audit.record,
             now=self._now,
             chance=random.random,
+            make_key=key_maker(self._reactor),
         )
         return Accepted(
             membership=self.membership,

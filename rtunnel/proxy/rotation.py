@@ -17,6 +17,7 @@ from rtunnel.authority_files import (
     previous_path,
 )
 from rtunnel.errors import RotationRefused
+from rtunnel.key_making import MakeKey
 from rtunnel.naming import printable
 from rtunnel.proxy.credentials import LiveCredentials
 from rtunnel.proxy.people_seen import PeopleSeen
@@ -75,6 +76,7 @@ class Rotation:
     :param people: who has logged in here.
     :param record: writes an audit event.
     :param now: wall clock, seconds since the epoch.
+    :param make_key: makes the key of the next rotation.
     """
 
     _log = Logger()
@@ -91,6 +93,7 @@ class Rotation:
         people: PeopleSeen,
         record: Callable[[Event], object],
         now: Callable[[], float],
+        make_key: MakeKey,
     ) -> None:
         self._directory = directory
         self._proxy_id = proxy_id
@@ -101,6 +104,7 @@ class Rotation:
         self._people = people
         self._record = record
         self._now = now
+        self._make_key = make_key
         self._busy = False
 
     def state(self, role: Role) -> AuthorityState:
@@ -236,7 +240,7 @@ class Rotation:
         target = wanted_phase(state.phase, to, back)
         before = state.phase
         if target is not before:
-            bundle = self._next_bundle(state, target)
+            bundle = await self._next_bundle(state, target)
             await self._check_followed(role, force)
             await self._bundles.publish(bundle, force)
             self._record(
@@ -249,7 +253,7 @@ class Rotation:
             )
         return {"before": before.value, "authority": await self._authority_status(role)}
 
-    def _next_bundle(self, state: AuthorityState, target: Phase) -> TrustBundle:
+    async def _next_bundle(self, state: AuthorityState, target: Phase) -> TrustBundle:
         role = state.role
         path = self._directory / AUTHORITY_FILES[role]
         if not path.exists():
@@ -260,7 +264,7 @@ class Rotation:
         signing = load_authority(self._directory, path.name)
         new = None
         if target is Phase.TRUSTED and state.phase in (Phase.STEADY, Phase.RETIRED):
-            new = make_next(path).public
+            new = (await make_next(path, self._make_key)).public
         keys = available_keys(path)
         bundle = step(state, signing.public, target, new)
         if bundle.signs not in {key.public for key in keys}:

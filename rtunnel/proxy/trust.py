@@ -8,6 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from rtunnel.audit.events import Event
 from rtunnel.config import ProxyConfig
+from rtunnel.key_making import MakeKey
 from rtunnel.proxy.agent_trust import AgentTrust, TrustingTunnel
 from rtunnel.proxy.credentials import LiveCredentials
 from rtunnel.proxy.followers import Followers
@@ -37,6 +38,7 @@ class LiveTrust:
     :param record: writes an audit event.
     :param now: wall clock, seconds since the epoch.
     :param chance: a number from 0 up to 1.
+    :param make_key: makes the keys that rotations lead to.
     :ivar agents: what agents are told, and ask.
     :ivar people: who has logged in here.
     :ivar rotation: what the operator asks for.
@@ -58,6 +60,7 @@ class LiveTrust:
         record: Callable[[Event], object],
         now: Callable[[], float],
         chance: Callable[[], float],
+        make_key: MakeKey,
     ) -> None:
         self._credentials = credentials
         self._certificate_changed = certificate_changed
@@ -112,6 +115,7 @@ class LiveTrust:
             people=self.people,
             record=record,
             now=now,
+            make_key=make_key,
         )
         self._watch.subscribe(self._bundle_adopted)
         self._stop_listening: Callable[[], None] | None = None

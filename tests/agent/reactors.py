@@ -19,7 +19,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtunnel.agent.reactors import IAgentReactor
+from rtunnel.target_dialer import IDialingReactor
 
 
 @implementer(IHostResolution)
@@ -112,7 +112,7 @@ class TcpTransport(StringTransport):
         """See ``ITCPTransport``."""
 
 
-@implementer(IAgentReactor)
+@implementer(IDialingReactor)
 class MemoryReactor(MemoryReactorClock):
     """Connects nowhere; resolves by a table, as soon as it is asked.
 

@@ -41,7 +41,15 @@ from rtunnel.trust_files import load_revoked_hosts
 from rtunnel.wire.certificate import Certificate
 from rtunnel.wire.data_types import text
 from rtunnel.wire.keys import ECDSA_P256, PrivateKey
-from tests.agent.proxies import INSTANCE, NOW, AgentTestCase, FakeProxy, Side
+from tests.agent.proxies import (
+    INSTANCE,
+    NOW,
+    AgentTestCase,
+    FakeProxy,
+    Side,
+    reactor,
+)
+from tests.threads import hold_threads
 
 
 class TrustTestCase(AgentTestCase):
@@ -177,6 +185,40 @@ class RenewalTests(TrustTestCase):
         await self.until(lambda: len(proxy.sides) == 2 and len(proxy.tunnels) == 1)
         self.assertNotEqual(self.stored.key, key.public)
         self.assertEqual(self.stored.key.algorithm, ECDSA_P256)
+
+    async def test_a_fresh_key_holds_nothing_up(self) -> None:
+        """It is made in a thread; the agent answers, and asks when it has the key."""
+        proxy = self.make_proxy()
+        before = self.credentials.key.public
+        self.start(proxy, renewal=RenewalConfig(fresh_key=True))
+        await self.until(lambda: proxy.tunnels)
+        release = hold_threads(self, reactor)
+        control = proxy.sides[0].control
+        assert control is not None
+        for _ in range(2):
+            await control.send(RenewalDue("test", 0.0))
+        self.assertEqual(self.asked(proxy), [])
+        release()
+        await self.until(lambda: self.stored.key != before)
+        self.assertEqual(len(self.asked(proxy)), 1)
+
+    async def test_tunnel_that_is_lost_while_a_key_is_made_is_not_asked(self) -> None:
+        """Another one is."""
+        proxies = self.make_proxies(2, direct=True)
+        service = self.start(*proxies, renewal=RenewalConfig(fresh_key=True))
+        await self.until(lambda: all(proxy.tunnels for proxy in proxies))
+        before = self.stored
+        release = hold_threads(self, reactor)
+        control = proxies[0].sides[0].control
+        assert control is not None
+        await control.send(RenewalDue("test", 0.0))
+        await proxies[0].stop()
+        await self.until(lambda: service.status().held == 1)
+        release()
+        await self.until(lambda: self.stored != before)
+        self.assertEqual(
+            (len(self.asked(proxies[0])), len(self.asked(proxies[1]))), (0, 1)
+        )
 
     async def test_what_is_open_on_the_old_tunnel_goes_on(self) -> None:
         """For as long as it lasts; a dial that was under way is still served."""

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 
 from rtunnel.discovery.messages import Hello, replacement_proof
 from rtunnel.discovery.trust_messages import (
@@ -34,6 +35,7 @@ from rtunnel.wire.certificate import CertificateKind
 from rtunnel.wire.data_types import text
 from rtunnel.wire.keys import PrivateKey
 from tests.proxy.running import Agent, ProxyTestCase, Received
+from tests.threads import hold_threads
 
 
 class AgentTestCase(ProxyTestCase):
@@ -282,6 +284,18 @@ class RotationTests(AgentTestCase):
         self.assertEqual(bundle.trusted, load_trust_anchors(self.state / "host_ca.pub"))
         later = await self.agent_in_service("later")
         await self.until(lambda: any(isinstance(m, Trust) for m in later.heard))
+
+    async def test_the_proxy_serves_while_the_new_key_is_made(self) -> None:
+        """In a thread; and nobody is told of it before it is there."""
+        await self.begin()
+        release = hold_threads(self, self.reactor)
+        moving = Deferred.fromCoroutine(self.move("host", Phase.TRUSTED))
+        await self.agent_in_service("later")
+        self.assertNoResult(moving)
+        self.assertEqual(self.heard(Trust), [])
+        release()
+        await moving
+        await self.until(lambda: self.heard(Trust))
 
     async def test_agents_are_asked_to_renew_when_another_key_signs(self) -> None:
         """And the new certificate is of that key."""

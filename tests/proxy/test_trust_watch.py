@@ -26,6 +26,7 @@ from rtunnel.trust.authority import CertificateAuthority
 from rtunnel.trust.bundle import MAX_GENERATION, Phase, TrustBundle
 from rtunnel.wire.keys import PrivateKey
 from tests.cli.running import rtunnel
+from tests.keys_at_once import make_key_at_once
 from tests.proxy.test_people_seen import user_identity
 
 
@@ -59,6 +60,7 @@ class Proxy:
             people=self.people,
             record=self.events.append,
             now=lambda: now,
+            make_key=make_key_at_once,
         )
         self.watch.subscribe(lambda role: self.followers.say_own())
 
@@ -208,7 +210,7 @@ class TrustWatchTests(TrustWatchTestCase):
     async def test_force_is_not_for_what_is_rotated_elsewhere(self) -> None:
         """A bundle that is signed as it should be stays."""
         state = self.first.rotation.state("user")
-        bundle = self.first.rotation._next_bundle(state, Phase.TRUSTED)
+        bundle = await self.first.rotation._next_bundle(state, Phase.TRUSTED)
         await self.move(Phase.TRUSTED)
         with self.assertRaisesRegex(RotationRefused, "elsewhere"):
             await self.first.watch.publish(bundle, force=True)
@@ -237,7 +239,7 @@ class TrustWatchTests(TrustWatchTestCase):
     async def test_two_that_rotate_at_once_do_not_overwrite_each_other(self) -> None:
         """The second is refused; it may look and try again."""
         state = self.first.rotation.state("user")
-        bundle = self.first.rotation._next_bundle(state, Phase.TRUSTED)
+        bundle = await self.first.rotation._next_bundle(state, Phase.TRUSTED)
         await self.move(Phase.TRUSTED)
         with self.assertRaisesRegex(RotationRefused, "elsewhere"):
             await self.first.watch.publish(bundle)
