@@ -9,9 +9,9 @@ directory trusts when it comes, and by nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from rtunnel.errors import BundleRefused, KeyFileError, MessageError
 from rtunnel.state_directory import (
@@ -25,6 +25,8 @@ from rtunnel.state_directory import (
 from rtunnel.trust.bundle import Role, TrustBundle
 from rtunnel.trust.revoked_hosts import RevokedHosts
 from rtunnel.wire.keys import PublicKey
+
+_T = TypeVar("_T")
 
 #: The name of the file of each authority.
 AUTHORITY_FILES: Final[dict[Role, str]] = {
@@ -48,17 +50,8 @@ def load_bundle(directory: Path, role: Role) -> TrustBundle | None:
     :raises KeyFileError: when the file cannot be read, or holds something else.
     """
     path = bundle_path(directory, role)
-    try:
-        bundle = TrustBundle.from_json(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (MessageError, UnicodeDecodeError) as error:
-        raise KeyFileError(
-            f"{path}: {error}; remove it, and the proxies will send it again"
-        ) from None
-    except OSError as error:
-        raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from None
-    if bundle.role != role:
+    bundle = _load(path, TrustBundle.from_json)
+    if bundle is not None and bundle.role != role:
         raise KeyFileError(f"{path}: is of the {bundle.role} authority; remove it")
     return bundle
 
@@ -102,18 +95,8 @@ def load_revoked_hosts(
         no longer: whoever has stolen its key must not have the last word.
     :raises KeyFileError: when the file cannot be read, or holds something else.
     """
-    path = directory / REVOKED_HOSTS
-    try:
-        revoked = RevokedHosts.from_json(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (MessageError, UnicodeDecodeError) as error:
-        raise KeyFileError(
-            f"{path}: {error}; remove it, and the proxies will send it again"
-        ) from None
-    except OSError as error:
-        raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from None
-    return None if revoked.signer(trusted) is None else revoked
+    revoked = _load(directory / REVOKED_HOSTS, RevokedHosts.from_json)
+    return None if revoked is None or revoked.signer(trusted) is None else revoked
 
 
 def adopt_revoked_hosts(
@@ -136,3 +119,21 @@ def adopt_revoked_hosts(
         return False
     write_public(directory / REVOKED_HOSTS, revoked.to_json() + "\n", force=True)
     return True
+
+
+def _load(path: Path, parse: Callable[[str], _T]) -> _T | None:
+    """What a file holds that proxies send; None when there is none.
+
+    :param parse: may raise MessageError.
+    :raises KeyFileError: when the file cannot be read, or holds something else.
+    """
+    try:
+        return parse(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (MessageError, UnicodeDecodeError) as error:
+        raise KeyFileError(
+            f"{path}: {error}; remove it, and the proxies will send it again"
+        ) from None
+    except OSError as error:
+        raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from None

@@ -9,29 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rtunnel.errors import KeyFileError, RegistryError, RtunnelError
+from rtunnel.errors import KeyFileError, RtunnelError
 from rtunnel.proxy.credentials import LiveCredentials
 from rtunnel.proxy.host_revoking import (
     REVOKED_HOSTS,
     HostRevoking,
     parse_revoked_hosts,
 )
+from rtunnel.proxy.registry_look import RegistryLook
 from rtunnel.registry.interface import Registry
 from rtunnel.trust.revocation import Revocation
 from rtunnel.trust.revoked_hosts import RevokedHosts
 from rtunnel.trust_files import adopt_revoked_hosts, load_revoked_hosts
 from rtunnel.wire.keys import PublicKey
-
-#: Seconds between two looks at the registry, beside those when it changes.
-LOOK_INTERVAL: Final = 5.0
 
 
 class RevokedHostsWatch:
@@ -66,10 +62,11 @@ class RevokedHostsWatch:
         self._present = load_revoked_hosts(directory, self._trusted)
         self._told = self._present
         self._held = self._entries()
-        self._lock = DeferredLock()
-        self._looking = LoopingCall(self.look)
-        self._looking.clock = clock
-        self._stop_watching: Callable[[], None] | None = None
+        self._look = RegistryLook(
+            registry, clock, REVOKED_HOSTS, self._read, "the revoked hosts"
+        )
+        #: See :class:`~rtunnel.proxy.registry_look.RegistryLook`.
+        self.start, self.stop = self._look.start, self._look.stop
 
     @property
     def _trusted(self) -> tuple[PublicKey, ...]:
@@ -87,34 +84,6 @@ class RevokedHostsWatch:
 
     def _entries(self) -> tuple[Revocation, ...]:
         return () if self._present is None else self._present.at(self._now())
-
-    async def start(self) -> None:
-        """Read the registry, and follow it.
-
-        :raises RegistryError: when it cannot be read.
-        """
-        self._stop_watching = self._registry.watch(REVOKED_HOSTS, self._look_soon)
-        await self._read()
-        self._looking.start(LOOK_INTERVAL, now=False).addErrback(self._broke)
-
-    def stop(self) -> None:
-        """Stop following."""
-        if self._stop_watching is not None:
-            self._stop_watching()
-            self._stop_watching = None
-        if self._looking.running:
-            self._looking.stop()
-
-    def look(self) -> Deferred[None]:
-        """Look at the registry now."""
-        looking = Deferred.fromCoroutine(self._read())
-        # The registry is away: what is revoked stays so, and the next look reads.
-        looking.addErrback(lambda failure: failure.trap(RegistryError) and None)
-        looking.addErrback(self._broke)
-        return looking
-
-    def _look_soon(self) -> None:
-        self.look()
 
     def authorities_changed(self) -> None:
         """Other keys may be the host authority's."""
@@ -134,23 +103,19 @@ class RevokedHostsWatch:
         self._log.failure("following the revoked hosts failed", failure)
 
     async def _read(self) -> None:
-        await self._lock.acquire()
-        try:
-            entry = await self._registry.get(REVOKED_HOSTS)
-            held = parse_revoked_hosts(entry, self._trusted)
-            own = self._present
-            if own is not None and own.signer(self._trusted) is None:
-                own = None
-            if held is not None and (own is None or held.version > own.version):
-                self._adopt(held)
-            elif own is not None and (held is None or held.version < own.version):
-                await self._registry.compare_and_swap(
-                    REVOKED_HOSTS,
-                    own.to_json(),
-                    None if entry is None else entry.revision,
-                )
-        finally:
-            self._lock.release()
+        entry = await self._registry.get(REVOKED_HOSTS)
+        held = parse_revoked_hosts(entry, self._trusted)
+        own = self._present
+        if own is not None and own.signer(self._trusted) is None:
+            own = None
+        if held is not None and (own is None or held.version > own.version):
+            self._adopt(held)
+        elif own is not None and (held is None or held.version < own.version):
+            await self._registry.compare_and_swap(
+                REVOKED_HOSTS,
+                own.to_json(),
+                None if entry is None else entry.revision,
+            )
         # Entries end by themselves, too.
         self._take()
 

@@ -11,11 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from rtunnel.authority_files import arrange
 from rtunnel.errors import (
@@ -23,18 +20,16 @@ from rtunnel.errors import (
     ConfigError,
     KeyFileError,
     MessageError,
-    RegistryError,
     RotationRefused,
 )
 from rtunnel.proxy.credentials import LiveCredentials
+from rtunnel.proxy.registry_look import RegistryLook
 from rtunnel.registry.interface import Entry, Registry
 from rtunnel.trust.bundle import ROLES, Role, TrustBundle
 from rtunnel.trust_files import adopt_bundle, load_bundle
 
 #: Keys of bundles: this and the authority's role.
 TRUST: Final = "trust/"
-#: Seconds between two looks at the registry, beside those when it changes.
-LOOK_INTERVAL: Final = 5.0
 
 
 class TrustWatch:
@@ -65,10 +60,9 @@ class TrustWatch:
                 self._arrange(bundle)
         self._refused: dict[Role, int] = {}
         self._subscribers: list[Callable[[Role], None]] = []
-        self._lock = DeferredLock()
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = clock
-        self._stop_watching: Callable[[], None] | None = None
+        self._look = RegistryLook(registry, clock, TRUST, self._read, "the authorities")
+        #: See :class:`~rtunnel.proxy.registry_look.RegistryLook`.
+        self.start, self.stop = self._look.start, self._look.stop
 
     def bundle(self, role: Role) -> TrustBundle | None:
         """The bundle of an authority; None before its first rotation."""
@@ -77,20 +71,6 @@ class TrustWatch:
     def subscribe(self, callback: Callable[[Role], None]) -> None:
         """Be told of every bundle that is adopted."""
         self._subscribers.append(callback)
-
-    async def start(self) -> None:
-        """Read the registry, and follow it."""
-        self._stop_watching = self._registry.watch(TRUST, self._changed)
-        await self._read()
-        self._looking.start(LOOK_INTERVAL, now=False).addErrback(self._broke)
-
-    def stop(self) -> None:
-        """Stop following."""
-        if self._stop_watching is not None:
-            self._stop_watching()
-            self._stop_watching = None
-        if self._looking.running:
-            self._looking.stop()
 
     async def publish(self, bundle: TrustBundle, force: bool = False) -> None:
         """Put a bundle into force that follows the present one.
@@ -137,27 +117,10 @@ class TrustWatch:
         anchors = getattr(self._credentials.anchors, bundle.role)
         return bundle.signer(anchors) is not None
 
-    def _changed(self) -> None:
-        self._look()
-
-    def _look(self) -> Deferred[None]:
-        looking = Deferred.fromCoroutine(self._read())
-        # The registry is away: what is trusted stays so, and the next look reads.
-        looking.addErrback(lambda failure: failure.trap(RegistryError) and None)
-        looking.addErrback(self._broke)
-        return looking
-
-    def _broke(self, failure: Failure) -> None:
-        self._log.failure("following the authorities failed", failure)
-
     async def _read(self) -> None:
-        await self._lock.acquire()
-        try:
-            entries = {entry.key: entry for entry in await self._registry.list(TRUST)}
-            for role in ROLES:
-                await self._compare(role, entries.get(TRUST + role))
-        finally:
-            self._lock.release()
+        entries = {entry.key: entry for entry in await self._registry.list(TRUST)}
+        for role in ROLES:
+            await self._compare(role, entries.get(TRUST + role))
 
     async def _compare(self, role: Role, entry: Entry | None) -> None:
         own = self._bundles.get(role)

@@ -7,7 +7,8 @@ from typing import Any
 
 from rtunnel.errors import RevocationRefused
 from rtunnel.proxy.host_revoking import REVOKED_HOSTS, HostRevoking
-from rtunnel.proxy.revoked_hosts_watch import LOOK_INTERVAL, RevokedHostsWatch
+from rtunnel.proxy.registry_look import LOOK_INTERVAL
+from rtunnel.proxy.revoked_hosts_watch import RevokedHostsWatch
 from rtunnel.proxy.revoking import Revoking
 from rtunnel.registry.revocation_store import REVOCATIONS
 from rtunnel.state_directory import load_trust_anchors

@@ -18,8 +18,9 @@ from rtunnel.errors import RotationRefused
 from rtunnel.proxy.credentials import LiveCredentials
 from rtunnel.proxy.followers import Followers
 from rtunnel.proxy.people_seen import PeopleSeen
+from rtunnel.proxy.registry_look import LOOK_INTERVAL
 from rtunnel.proxy.rotation import Rotation
-from rtunnel.proxy.trust_watch import LOOK_INTERVAL, TRUST, TrustWatch
+from rtunnel.proxy.trust_watch import TRUST, TrustWatch
 from rtunnel.registry.memory import MemoryRegistry
 from rtunnel.state_directory import load_proxy_credentials, load_trust_anchors
 from rtunnel.trust.authority import CertificateAuthority
