@@ -25,6 +25,7 @@ from rtunnel.errors import (
 )
 from rtunnel.naming import Target
 from rtunnel.proxy import refusals
+from rtunnel.proxy.fair_shares import ShareTaken
 from rtunnel.proxy.local_site import LocalSite
 from rtunnel.proxy.sites import Sites
 from rtunnel.proxy.tunnel import Tunnel
@@ -92,12 +93,14 @@ class PeerDialler(Protocol):
     def holding(self, cluster: str) -> Sequence[PeerSite]:
         """Those with a tunnel to a cluster, best first."""
 
-    async def dial(self, site: PeerSite, request: PeerRequest) -> Reached:
+    async def dial(self, site: PeerSite, request: PeerRequest, person: str) -> Reached:
         """Ask one of them.
 
+        :param person: whose share of the link to it this takes.
         :raises OpenRefused: with its reason and sentence.
         :raises ConnectionFailed: when it cannot be asked.
         :raises ConnectionClosed: when the link to it broke meanwhile.
+        :raises ShareTaken: when that person has a fair share of the link.
         """
 
 
@@ -165,7 +168,7 @@ class Dispatcher:
         reached = await self._through_tunnels(user, target, connection_id, failures)
         if reached is None and proof is not None:
             request = PeerRequest(target, user.source, connection_id, proof)
-            reached = await self._through_peers(request, failures)
+            reached = await self._through_peers(request, user.name, failures)
         if reached is not None:
             return reached
         raise failures.worst or self._nowhere(user, target)
@@ -222,12 +225,14 @@ class Dispatcher:
                 failures.add(error, [tunnel.agent])
             except TimeoutError:
                 failures.fault = refusals.no_answer(cluster, DIAL_TIMEOUT)
+            except ShareTaken as error:
+                failures.fault = refusals.share_taken(user.name, cluster, error.count)
             except ConnectionClosed:
                 failures.fault = refusals.tunnel_lost(cluster)
         return None
 
     async def _through_peers(
-        self, request: PeerRequest, failures: _Failures
+        self, request: PeerRequest, person: str, failures: _Failures
     ) -> Reached | None:
         """Ask peers for agents that have not answered themselves yet."""
         cluster = request.target.cluster
@@ -238,7 +243,7 @@ class Dispatcher:
             if site.agents <= failures.answered:
                 continue
             asked += 1
-            dialled = Deferred.fromCoroutine(self._peers.dial(site, request))
+            dialled = Deferred.fromCoroutine(self._peers.dial(site, request, person))
             dialled.addTimeout(PEER_TIMEOUT, self._clock)
             try:
                 return await dialled
@@ -250,6 +255,10 @@ class Dispatcher:
                 )
             except ConnectionClosed:
                 failures.fault = refusals.peer_lost(cluster, site.name)
+            except ShareTaken as error:
+                failures.fault = refusals.share_of_link_taken(
+                    person, site.name, error.count
+                )
             except ConnectionFailed as error:
                 failures.fault = refusals.peer_unreachable(
                     cluster, site.name, str(error)

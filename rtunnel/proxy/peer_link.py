@@ -33,6 +33,7 @@ from rtunnel.errors import (
 from rtunnel.naming import printable
 from rtunnel.proxy.credentials import LiveCredentials
 from rtunnel.proxy.dispatch import Reached
+from rtunnel.proxy.fair_shares import FairShares
 from rtunnel.proxy.link_watch import LinkWatch
 from rtunnel.proxy.peer_answer import read_answer
 from rtunnel.proxy.tunnel import TRANSPORT_CHANNEL
@@ -140,6 +141,7 @@ class PeerLink:
         self._settings = settings
         self._clock = settings.reactor
         self._connection: Connection | None = None
+        self._shares: FairShares | None = None
         self._watch: LinkWatch | None = None
         self._host_certificate: Certificate | None = None
         self._waiting: list[Deferred[Connection]] = []
@@ -159,14 +161,25 @@ class PeerLink:
         self._connecting = Deferred.fromCoroutine(self._connect(self._addresses))
         self._connecting.addCallbacks(self._connected, self._not_connected)
 
-    async def dial(self, request: PeerRequest) -> Reached:
+    async def dial(self, request: PeerRequest, person: str) -> Reached:
         """Ask the peer to reach a target.
 
+        :param person: who wants to; no peer believes us that.
         :raises OpenRefused: with the peer's reason and sentence.
         :raises ConnectionFailed: when the link cannot be made.
         :raises ConnectionClosed: when it breaks, or the peer falls silent.
+        :raises ShareTaken: when the person has a fair share of the link.
         """
-        return await self._wait_for(lambda up: _open(up, request))
+        return await self._wait_for(lambda up: self._open(request, person))
+
+    async def _open(self, request: PeerRequest, person: str) -> Reached:
+        assert self._shares is not None
+        channel = await self._shares.open(person, TRANSPORT_CHANNEL, request.encode())
+        try:
+            return Reached(channel, await _agent_behind(channel))
+        except BaseException:
+            channel.abort()
+            raise
 
     async def ask(self, kind: bytes, data: bytes) -> bytes:
         """Open a channel, and read what the peer says on it to its end.
@@ -332,6 +345,7 @@ class PeerLink:
     def connection_started(self, connection: Connection) -> None:
         """We are logged in."""
         self._connection = connection
+        self._shares = FairShares(connection)
         self._watch = LinkWatch(
             connection,
             self._clock,
@@ -354,7 +368,7 @@ class PeerLink:
 
     def connection_lost(self, reason: str) -> None:
         """The SSH connection is gone."""
-        self._connection = None
+        self._connection = self._shares = None
         if self._watch is not None:
             if self._watch.suspect:
                 self._owner.link_failed(self)
@@ -381,15 +395,6 @@ class PeerLink:
         if not self._ended:
             self._ended = True
             self._owner.link_ended(self)
-
-
-async def _open(connection: Connection, request: PeerRequest) -> Reached:
-    channel = await connection.open_channel(TRANSPORT_CHANNEL, request.encode())
-    try:
-        return Reached(channel, await _agent_behind(channel))
-    except BaseException:
-        channel.abort()
-        raise
 
 
 async def _agent_behind(channel: Channel) -> str:

@@ -68,9 +68,9 @@ class Peers:
             for record in sorted(records, key=order)
         )
 
-    async def dial(self, site: PeerSite, request: PeerRequest) -> Reached:
+    async def dial(self, site: PeerSite, request: PeerRequest, person: str) -> Reached:
         """See :class:`~rtunnel.proxy.dispatch.PeerDialler`."""
-        return await self._link(site.id).dial(request)
+        return await self._link(site.id).dial(request, person)
 
     def signing(self, role: Role) -> tuple[str, ...]:
         """The peers that can sign for a role, in the order in which to ask them."""

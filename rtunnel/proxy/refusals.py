@@ -130,6 +130,19 @@ def not_recorded() -> OpenRefused:
 # Told by the proxy that the client is connected to, of a peer that holds the tunnel.
 
 
+def share_of_link_taken(user: str, peer: str, count: int) -> OpenRefused:
+    """The user has as many connections through the peer as others may still open.
+
+    :param peer: the other proxy's name.
+    :param count: how many the user has.
+    """
+    return OpenRefused(
+        OPEN_RESOURCE_SHORTAGE,
+        f"{user} has {count} connections from this proxy through proxy {peer} already, "
+        "and the rest is left to others; end some",
+    )
+
+
 def peer_unreachable(cluster: str, peer: str, reason: str) -> OpenRefused:
     """There is no link to the peer, and none can be made.
 

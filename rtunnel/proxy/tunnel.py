@@ -7,7 +7,6 @@ service, and dials go through it as ``transport@rtunnel`` channels. The messages
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, fail
@@ -37,7 +36,7 @@ from rtunnel.errors import (
     RequestFailed,
 )
 from rtunnel.naming import printable
-from rtunnel.proxy import refusals
+from rtunnel.proxy.fair_shares import FairShares
 from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.channel_limits import TokenBucket
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
@@ -127,9 +126,7 @@ ConnectionHandler`.
         self._renewals = TokenBucket(
             RENEWALS_PER_SECOND, RENEWALS_BURST, clock.seconds()
         )
-        # Who has how many channels here, those being opened included.
-        self._shares: Counter[str] = Counter()
-        self._opened: dict[Channel, str] = {}
+        self._shares: FairShares | None = None
         self._draining = False
         self._lost = False
         self._end_reason = ""
@@ -198,7 +195,7 @@ ConnectionHandler`.
     def connection_started(self, connection: Connection) -> None:
         """The agent has logged in; it now has :data:`HELLO_DEADLINE` to greet."""
         self._connection = connection
-        connection.on_channel_finished = self._channel_finished
+        self._shares = FairShares(connection)
         connection.expect_peer_to_read(
             self._liveness.interval * (self._liveness.missed + 1)
         )
@@ -331,34 +328,13 @@ ConnectionHandler`.
 
         :raises OpenRefused: with the agent's own reason and sentence.
         :raises ConnectionClosed: when the tunnel breaks meanwhile.
+        :raises ShareTaken: when the user has a fair share of the tunnel.
         """
-        connection = self._connection
-        if connection is None:
+        if self._shares is None:
             raise OpenRefused(OPEN_RESOURCE_SHORTAGE, "the tunnel is gone")
-        person = request.user
-        # Nobody has more than what is left to the others (the dynamic threshold of
-        # Choudhury and Hahne): however much is taken, somebody new finds room.
-        free = connection.limits.channels - connection.open_channels
-        if self._shares[person] and self._shares[person] >= free:
-            raise refusals.share_taken(person, self.cluster, self._shares[person])
-        self._shares[person] += 1
-        try:
-            channel = await connection.open_channel(TRANSPORT_CHANNEL, request.encode())
-        except BaseException:
-            self._give_back(person)
-            raise
-        self._opened[channel] = person
-        return channel
-
-    def _channel_finished(self, channel: Channel) -> None:
-        person = self._opened.pop(channel, None)
-        if person is not None:
-            self._give_back(person)
-
-    def _give_back(self, person: str) -> None:
-        self._shares[person] -= 1
-        if not self._shares[person]:
-            del self._shares[person]
+        return await self._shares.open(
+            request.user, TRANSPORT_CHANNEL, request.encode()
+        )
 
     def close(self, reason: str) -> None:
         """End the tunnel with a reason that the agent will log."""
@@ -368,7 +344,7 @@ ConnectionHandler`.
 
     def connection_lost(self, reason: str) -> None:
         """The SSH connection is gone; every channel on it has been closed."""
-        self._connection = None
+        self._connection = self._shares = None
         self._lost = self._lost or not (self._draining or self._end_reason)
         if self._hello_timer is not None:
             self._hello_timer.cancel()

@@ -27,6 +27,33 @@ class ForwardingTestCase(TwoProxiesTestCase):
         return caught.exception
 
 
+class ShareTests(ForwardingTestCase):
+    """What one person may take of the link to a peer."""
+
+    settings = (EVERYTHING, "limits.channels_per_connection=10")
+
+    async def test_nobody_takes_a_whole_link(self) -> None:
+        """Each has at most what is left, over all connections of theirs."""
+        await self.agent_at_other()
+        clients = [await self.client("alice"), await self.client("alice")]
+        bob = await self.client("bob")
+        opened = [await self.opened(clients[n % 2]) for n in range(5)]
+        for client in clients:
+            error = await self.refusal(client, "web1.b")
+            self.assertEqual(error.reason_code, 4)
+            self.assertIn(
+                "alice has 5 connections from this proxy through proxy proxy-2",
+                error.text,
+            )
+        (link,) = self.links()
+        await self.opened(bob)
+        channel, received = opened[0]
+        channel.close()
+        await received.ended
+        await self.opened(bob)
+        self.assertEqual(self.links(), [link])
+
+
 class ForwardingTests(ForwardingTestCase):
     """The agent's tunnel ends at the other proxy."""
 

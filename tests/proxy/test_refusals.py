@@ -21,6 +21,7 @@ class RefusalTests(SynchronousTestCase):
             (refusals.draining(), 4),
             (refusals.too_many_sessions(10), 4),
             (refusals.share_taken("alice", "b", 500), 4),
+            (refusals.share_of_link_taken("alice", "proxy-2", 500), 4),
             (refusals.peer_unreachable("b", "proxy-2", "no route"), 2),
             (refusals.peer_no_answer("b", "proxy-2", 20), 2),
             (refusals.peer_lost("b", "proxy-2"), 2),
