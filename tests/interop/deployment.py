@@ -6,6 +6,7 @@ their side is a real sshd. Everything is a process of its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -273,7 +274,11 @@ class Deployment:
         expected = len(self.agents) if agents is None else agents
 
         def all_hold() -> bool:
-            waiting[:] = [each for each in waiting if len(each.tunnels()) != expected]
+            # One that has ended says nothing any more; its log says why.
+            with contextlib.suppress(OSError):
+                waiting[:] = [
+                    each for each in waiting if len(each.tunnels()) != expected
+                ]
             return not waiting
 
         wait_until(
