@@ -32,6 +32,7 @@ from rtunnel.timestamps import rfc3339
 
 __all__ = [
     "AuditGap",
+    "AuditLeftOut",
     "AuditStarted",
     "CaRotated",
     "CertificateRenewed",
@@ -260,6 +261,21 @@ class AuditGap:
     outcome: Outcome = "failed"
 
 
+@attrs.frozen(kw_only=True)
+class AuditLeftOut:
+    """Logins were refused that have no line each, because they were too many.
+
+    :param seconds: from the first of them until now.
+    :param reason: how many of which event, since when, and above which rate.
+    """
+
+    event: ClassVar[str] = "audit_left_out"
+    proxy: str
+    reason: str
+    seconds: float
+    outcome: Outcome = "ok"
+
+
 Event = (
     LoginAccepted
     | LoginRefused
@@ -273,6 +289,7 @@ Event = (
     | PolicyReloaded
     | AuditStarted
     | AuditGap
+    | AuditLeftOut
     | TokenAdded
     | TokenRemoved
     | JoinAccepted

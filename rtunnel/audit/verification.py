@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn, Protocol
 import attrs
 
 from rtunnel.audit.chain import ORIGIN, link, split_link
-from rtunnel.audit.events import AuditGap, AuditStarted
+from rtunnel.audit.events import AuditGap, AuditLeftOut, AuditStarted
 from rtunnel.errors import RtunnelError
 from rtunnel.naming import printable
 
@@ -81,6 +81,8 @@ class _Verification:
         self._previous: str | None = None
         self._count = 0
         self._notes: list[str] = []
+        #: Lines of the present file that tell of events without a line, and what.
+        self._left_out: list[tuple[int, str]] = []
         #: The end of each file but the last, until a later one goes on from there.
         self._ends: dict[str, str] = {}
 
@@ -107,6 +109,7 @@ class _Verification:
 
     def _walk(self, index: int, source: AuditSource) -> None:
         pending = _Pending(1)
+        self._left_out.clear()
         begun = False
         number = 0
         for number, line in enumerate(source.lines(), 1):
@@ -130,6 +133,7 @@ class _Verification:
                 self._note_torn(source, pending)
             self._passed(source, number, content, value)
             pending = _Pending(number + 1)
+        self._note_left_out(source)
         if begun and pending.count:
             self._note_torn(source, pending)
         elif number and not begun:
@@ -152,6 +156,8 @@ class _Verification:
         elif event.get("event") == AuditGap.event:
             reason = printable(str(event.get("reason")))
             self._notes.append(f"{source.name}: line {number}: {reason}")
+        elif event.get("event") == AuditLeftOut.event:
+            self._left_out.append((number, printable(str(event.get("reason")))))
 
     def _begin(self, index: int, number: int, content: bytes, older: int) -> None:
         """The first line of a file that is in the chain."""
@@ -193,6 +199,15 @@ class _Verification:
             for number, line in enumerate(source.lines(), 1)
             if (split := split_link(line)) is not None
         }
+
+    def _note_left_out(self, source: AuditSource) -> None:
+        """A storm leaves many such lines; they are told as one."""
+        if not self._left_out:
+            return
+        number, reason = self._left_out[0]
+        more = len(self._left_out) - 1
+        others = f" (so many lines tell of others: {more})" if more else ""
+        self._notes.append(f"{source.name}: line {number}: {reason}{others}")
 
     def _note_torn(self, source: AuditSource, pending: _Pending) -> None:
         self._notes.append(

@@ -195,10 +195,14 @@ class AuditConfig:
     :param path: file of JSON lines.
     :param required: whether nobody is taken, and nothing opened, while it cannot be
         written.
+    :param refused_logins_per_second: lines about logins and tokens that were refused.
+    :param refused_logins_burst: the same at once, after a quiet time.
     """
 
     path: FilePath = Path("audit.jsonl")
     required: Flag = False
+    refused_logins_per_second: Count = 10
+    refused_logins_burst: Count = 100
 
 
 @attrs.frozen(kw_only=True)

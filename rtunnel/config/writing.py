@@ -59,6 +59,9 @@ PROXY_COMMENTS = {
     "certificates.proxy_ttl": "likewise of proxies",
     "audit.path": "JSON lines",
     "audit.required": "take nobody while it cannot be written",
+    "audit.refused_logins_per_second": "lines about those who did not get in; one "
+    "line tells how many more there were",
+    "audit.refused_logins_burst": "the same at once",
     "allow": "who may reach what; no rule, no access; reloaded on SIGHUP",
     "allow.users": "certificate principals, or the names given in authorized_keys",
     "allow.times": 'when, as "mon-fri 08:00-18:00", in UTC; default: always',

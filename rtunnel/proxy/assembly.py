@@ -22,10 +22,13 @@ from rtunnel.proxy.joiner import Joiner
 from rtunnel.proxy.known_clusters import KnownClusters
 from rtunnel.proxy.live_logins import LiveLogins
 from rtunnel.proxy.local_site import LocalSite
+from rtunnel.proxy.login_audit import LoginAudit
 from rtunnel.proxy.peer import Peer
 from rtunnel.proxy.peer_link import LinkSettings, link_limits
 from rtunnel.proxy.peers import Peers
+from rtunnel.proxy.publication import Publication
 from rtunnel.proxy.recording import Recording
+from rtunnel.proxy.refusal_rate import RefusalRate
 from rtunnel.proxy.renewal import RenewalVerifier
 from rtunnel.proxy.revocation_watch import RevocationWatch
 from rtunnel.proxy.revoking import Revoking
@@ -34,6 +37,7 @@ from rtunnel.proxy.sites import Sites
 from rtunnel.proxy.tokens import Tokens
 from rtunnel.proxy.trust import LiveTrust
 from rtunnel.proxy.tunnel import Tunnel
+from rtunnel.proxy.tunnels import Tunnels
 from rtunnel.registry.backends import open_registry
 from rtunnel.registry.membership import Membership
 from rtunnel.registry.records import ProxyRecord
@@ -91,11 +95,7 @@ class ProxyParts:
         self.credentials = LiveCredentials(
             lambda: load_proxy_credentials(config.state, config.cluster, now())
         )
-        self.audit = Recording(
-            AuditLog(config.audit.path, now, self.credentials.proxy_id),
-            reactor,
-            config.audit.required,
-        )
+        self.audit = self._make_recording()
         # To peers we log in with our host certificate.
         usable = self.credentials.present.certificate.signature_algorithms
         check_usable(config.path, config.ssh, host=usable, user=usable)
@@ -111,6 +111,7 @@ class ProxyParts:
                 signs=signing_roles(config.state),
             ),
         )
+        self.sites: Sites[Tunnel] = Sites()
         self.known = KnownClusters(self.registry, now)
         self.revocations = RevocationWatch(
             self.registry,
@@ -203,6 +204,21 @@ class ProxyParts:
             self._authentication(users=False, peers=True), balancers=()
         )
 
+    def _make_recording(self) -> Recording:
+        audit, proxy_id = self._config.audit, self.credentials.proxy_id
+        return Recording(
+            AuditLog(audit.path, self._now, proxy_id),
+            RefusalRate(
+                audit.refused_logins_per_second,
+                audit.refused_logins_burst,
+                self._reactor.seconds(),
+                proxy_id,
+            ),
+            self._reactor,
+            self._now,
+            required=audit.required,
+        )
+
     def _rules(self, *, users: bool, peers: bool) -> Authentication:
         def anchors() -> TrustAnchors:
             present = self.credentials.anchors
@@ -256,12 +272,12 @@ class ProxyParts:
                 unauthenticated_per_source=limits.unauthenticated_per_source,
                 penalties=penalties if limits.penalties else None,
             ),
-            events=self.accepted,
+            events=self._login_audit,
             algorithms=self._config.ssh.algorithms,
             make_connection=self._make_connection,
             proxy_protocol_from=balancers,
             turns=self._turns,
-            closed=self.accepted.closed,
+            closed=self._login_audit.closed,
         )
 
     def _make_connection(self, handler: ConnectionHandler) -> Connection:
@@ -274,7 +290,7 @@ class ProxyParts:
     def _make_accepted(
         self, new_id: Callable[[], str], identify: _Identify
     ) -> Accepted:
-        sites: Sites[Tunnel] = Sites()
+        sites = self.sites
         dispatcher = Dispatcher(
             own_cluster=self._config.cluster,
             own_name=self._config.name,
@@ -317,9 +333,23 @@ class ProxyParts:
             chance=random.random,
             make_key=key_maker(self._reactor),
         )
+        self._login_audit = LoginAudit(
+            self.audit, self.trust.people, self.credentials.proxy_id
+        )
+        self.publication = Publication(self.membership, sites, self._reactor)
         return Accepted(
             membership=self.membership,
-            sites=sites,
+            tunnels=Tunnels(
+                sites=sites,
+                known=self.known,
+                logins=self.logins,
+                publication=self.publication,
+                trust=self.trust.agents,
+                record=self.audit.record,
+                proxy_id=self.credentials.proxy_id,
+                now=self._now,
+            ),
+            publication=self.publication,
             known=self.known,
             dispatcher=dispatcher,
             logins=self.logins,
@@ -333,8 +363,6 @@ class ProxyParts:
             now=self._now,
             answers={SIGN_CHANNEL: self._signer.answer},
             desk=self._desk,
-            trust=self.trust.agents,
-            people=self.trust.people,
         )
 
     def _connected(self) -> set[str]:

@@ -19,7 +19,6 @@ from rtunnel.errors import (
     SigningRefused,
     SigningUnavailable,
 )
-from rtunnel.naming import printable
 from rtunnel.proxy.join_verifier import target_of
 from rtunnel.proxy.newcomer_files import agent_files, proxy_files
 from rtunnel.proxy.signing import Signer
@@ -77,15 +76,6 @@ class JoinDesk:
             token=token,
             source=source,
             valid_before=found.expires,
-        )
-
-    def token_refused(self, source: str, reason: str) -> None:
-        """Audit a token that did not log anybody in.
-
-        :param reason: the true one.
-        """
-        self._record(
-            JoinRefused(proxy=self._proxy_id, source=source, reason=printable(reason))
         )
 
     async def join(

@@ -84,7 +84,7 @@ class ProxyService(Service):
         await parts.known.start()
         await parts.revocations.start()
         parts.audit.start()
-        parts.accepted.start()
+        parts.publication.start()
         await self._listeners.open(parts.factory, parts.peer_factory)
         await self._publish_peer_addresses()
         await parts.trust.start()
@@ -209,7 +209,8 @@ class ProxyService(Service):
         closing = parts.accepted.close_all()
         closing.addTimeout(FLUSH_TIMEOUT, self._reactor, onTimeoutCancel=_ignore)
         await closing
-        parts.accepted.stop()
+        parts.publication.stop()
+        parts.logins.stop()
         parts.trust.stop()
         parts.known.stop()
         parts.revocations.stop()

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtunnel.audit.chain import ORIGIN, linked
 from rtunnel.audit.events import (
     AuditGap,
+    AuditLeftOut,
     AuditStarted,
     Event,
     ProxyStarted,
@@ -195,6 +196,19 @@ class VerifyTests(SynchronousTestCase):
         self.assertEqual(
             report.notes,
             ("audit.jsonl: line 4: 3 events could not be written: full",),
+        )
+
+    def test_events_that_were_left_out_are_told_once(self) -> None:
+        """A storm leaves a line every few seconds."""
+        left_out = AuditLeftOut(proxy="p", reason="9 login_refused", seconds=10)
+        lines, _ = written(NEW, *some(2), left_out)
+        self.assertEqual(
+            self.check(lines).notes, ("audit.jsonl: line 4: 9 login_refused",)
+        )
+        lines, _ = written(NEW, left_out, *some(2), left_out, left_out)
+        self.assertEqual(
+            self.check(lines).notes,
+            ("audit.jsonl: line 2: 9 login_refused (so many lines tell of others: 2)",),
         )
 
     def test_a_file_without_a_chain(self) -> None:

@@ -89,6 +89,8 @@ krl = []                         # OpenSSH key revocation lists (ssh-keygen -k),
 [audit]
 path = "audit.jsonl"             # JSON lines
 required = false                 # take nobody while it cannot be written
+refused_logins_per_second = 10   # lines about those who did not get in; one line tells how many more there were
+refused_logins_burst = 100       # the same at once
 
 [[allow]]                        # who may reach what; no rule, no access; reloaded on SIGHUP
 users = ["*"]                    # certificate principals, or the names given in authorized_keys

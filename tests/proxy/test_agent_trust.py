@@ -128,14 +128,14 @@ class ReplacementTests(AgentTestCase):
     ) -> None:
         """What is open on it does not end with the certificate it began with."""
         await self.begin()
-        [old] = self.proxy.parts.accepted._sites.tunnels()
+        [old] = self.proxy.parts.sites.tunnels()
         second = await self.agent(self.agent_state)
         await self.greet_as(second, self.proof(self.first))
-        [new] = self.proxy.parts.accepted._sites.tunnels()
+        [new] = self.proxy.parts.sites.tunnels()
         self.assertIs(old.identity, new.identity)
         third = await self.agent(self.agent_state)
         await self.greet_as(third, self.proof(second))
-        [newest] = self.proxy.parts.accepted._sites.tunnels()
+        [newest] = self.proxy.parts.sites.tunnels()
         self.assertIs(old.identity, newest.identity)
 
     async def test_a_stopping_proxy_closes_replaced_tunnels_too(self) -> None:
