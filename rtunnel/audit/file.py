@@ -134,8 +134,9 @@ class AuditFile:
             return End(self._link)
         tail = os.pread(self._descriptor, TAIL, max(0, size - TAIL))
         newline = b"" if not tail or tail.endswith(b"\n") else b"\n"
-        newest, between = last_link(tail)
-        return End(newest, between + newline, newline)
+        # With its newline, for it may be all that a line lacks.
+        newest, between = last_link(tail + newline)
+        return End(newest, between, newline)
 
     def append(self, data: bytes, link: str) -> int:
         """Append in one write, and return how many bytes were written.

@@ -113,6 +113,9 @@ class _Verification:
         begun = False
         number = 0
         for number, line in enumerate(source.lines(), 1):
+            if not line.endswith(b"\n"):
+                # Whoever writes the next line ends this one, torn or not.
+                line += b"\n"
             split = split_link(line)
             if split is None:
                 if begun and _is_event(line):

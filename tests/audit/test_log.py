@@ -245,6 +245,25 @@ class AuditLogTests(SynchronousTestCase):
         self.assertEqual(report.lines, 3)
         self.assertIn("line 3 is incomplete", report.notes[0])
 
+    def test_a_line_torn_anywhere_is_told_and_vouched_for(self) -> None:
+        """Another process goes on after each byte of it, and the last but one is the
+        end of what it says."""
+        self.opened().record(STARTED)
+        self.audit.close()
+        whole = self.path.read_bytes()
+        last = whole[:-1].rindex(b"\n") + 1
+        for size in range(len(whole) + 1):
+            self.path.write_bytes(whole[:size])
+            if last < size < len(whole):
+                self.verify()
+            audit = AuditLog(self.path, lambda: 0.0)
+            audit.record(STARTED)
+            audit.close()
+            self.assertTrue(self.path.read_bytes().startswith(whole[:size]), size)
+            report = self.verify()
+            is_torn = size not in (0, last - 1, last, len(whole) - 1, len(whole))
+            self.assertEqual(len(report.notes), is_torn, (size, report.notes))
+
     def test_a_line_that_is_cut_short_is_counted_and_ended(self) -> None:
         """The file reaches its limit in the middle of a line, then may grow again."""
         # In a process of its own: the limit holds for every file of a process.

@@ -176,6 +176,15 @@ class VerifyTests(SynchronousTestCase):
         self.assertEqual(report.head, self.head)
         self.assertIn("line 11 is incomplete", report.notes[0])
 
+    def test_a_line_that_lacks_no_more_than_its_end_is_whole(self) -> None:
+        """What it says is all there."""
+        *before, last = self.lines
+        report = self.check([*before, last[:-1]])
+        self.assertEqual((report.lines, report.head), (10, self.head))
+        self.assertEqual(report.notes, ())
+        spoilt = last[:-1].replace(b"p-8", b"p-9")
+        self.assertIn("line 10 was changed", self.complaint([*before, spoilt]))
+
     def test_a_bare_event_at_the_end_is_no_half_line(self) -> None:
         """Somebody else wrote it."""
         bare = event_line(ProxyStarted(proxy="x"), 0).encode()
