@@ -29,6 +29,7 @@ from benchmarks.measures.throughput import throughput
 from benchmarks.place import Place
 from benchmarks.plots import draw
 from benchmarks.systems.asyncssh import AsyncSSH
+from benchmarks.systems.bare import Bare
 from benchmarks.systems.interface import System
 from benchmarks.systems.openssh import OpenSSH
 from benchmarks.systems.ours import Ours, of_checkout
@@ -65,15 +66,21 @@ def all_measures() -> Iterator[Measure]:
     yield JUMP_LOGIN
 
 
-def takes_part(system: System, measure: Measure) -> bool:
+def takes_part(system: System | Bare, measure: Measure) -> bool:
     """Whether a system has what a measure needs."""
+    if isinstance(system, Bare):
+        return measure.name in system.measures
     if measure.shape == "ours":
         return isinstance(system, Ours)
     return not measure.shape or measure.shape in system.ways
 
 
 def take_turns(
-    measure: Measure, systems: list[System], scale: Scale, place: Place, series: Series
+    measure: Measure,
+    systems: list[System | Bare],
+    scale: Scale,
+    place: Place,
+    series: Series,
 ) -> None:
     """All rounds of one measure."""
     taking_part = [each for each in systems if takes_part(each, measure)]
@@ -132,13 +139,13 @@ def main() -> None:
     scale = QUICK if options.quick else Scale()
     if options.rounds is not None:
         scale = attrs.evolve(scale, rounds=options.rounds)
-    kinds: list[type[System]] = [OpenSSH, AsyncSSH, Ours]
+    kinds: list[type[System | Bare]] = [OpenSSH, AsyncSSH, Bare, Ours]
     if options.against is not None:
         kinds.append(of_checkout(options.against))
     series: Series = {}
     place = Place()
     try:
-        systems: list[System] = [
+        systems: list[System | Bare] = [
             kind(place) for kind in kinds if kind.name not in options.without.split(",")
         ]
         for measure in all_measures():

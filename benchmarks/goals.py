@@ -7,6 +7,7 @@ from statistics import median
 
 import attrs
 
+from benchmarks.systems.bare import Bare
 from benchmarks.systems.openssh import OpenSSH
 from benchmarks.systems.ours import Ours
 
@@ -75,12 +76,16 @@ GOALS = (
 
 @attrs.frozen
 class Line:
-    """A goal and what was measured: medians of ours, of OpenSSH, of asyncssh."""
+    """A goal and what was measured: medians.
+
+    :param bare: what is left when only system calls and the cipher are.
+    """
 
     goal: Goal
     ours: float
     openssh: float | None
     asyncssh: float | None
+    bare: float | None
 
     @property
     def value(self) -> float:
@@ -94,19 +99,16 @@ def lines(results: Results) -> Iterator[Line]:
     """The table's lines, as far as there are results."""
     for goal in GOALS:
         systems = results.get(goal.measure, {})
-
-        if Ours.name in systems and not (goal.ratio and OpenSSH.name not in systems):
-            yield Line(
-                goal,
-                _middle(systems, Ours.name, goal),
-                _middle(systems, OpenSSH.name, goal)
-                if OpenSSH.name in systems
-                else None,
-                _middle(systems, "asyncssh", goal) if "asyncssh" in systems else None,
-            )
+        ours = _middle(systems, Ours.name, goal)
+        openssh = _middle(systems, OpenSSH.name, goal)
+        if ours is not None and not (goal.ratio and openssh is None):
+            others = (_middle(systems, name, goal) for name in ("asyncssh", Bare.name))
+            yield Line(goal, ours, openssh, *others)
 
 
 def _middle(
     systems: Mapping[str, Mapping[str, list[float]]], name: str, goal: Goal
-) -> float:
+) -> float | None:
+    if name not in systems:
+        return None
     return float(median(systems[name][goal.quantity]))

@@ -9,7 +9,7 @@ from benchmarks.goals import Line, Results, lines
 from benchmarks.systems.ours import Ours
 
 #: In the order of their columns.
-_SYSTEMS = (Ours.name, "other", "OpenSSH", "asyncssh")
+_SYSTEMS = (Ours.name, "other", "OpenSSH", "asyncssh", "bare")
 
 
 def table(results: Results) -> str:
@@ -24,8 +24,8 @@ def table(results: Results) -> str:
 
 
 def _goals(results: Results) -> Iterator[str]:
-    yield "| measure | goal | rtunnel | OpenSSH | asyncssh | value | reached |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    yield "| measure | goal | rtunnel | OpenSSH | asyncssh | bare | value | reached |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for line in lines(results):
         yield _row(line)
 
@@ -37,7 +37,7 @@ def _row(line: Line) -> str:
     verdict = "yes" if goal.reached(line.value) else "no"
     return (
         f"| {goal.title} | {sign} {goal.limit:g}{unit} | {_short(line.ours)} "
-        f"| {_short(line.openssh)} | {_short(line.asyncssh)} "
+        f"| {_short(line.openssh)} | {_short(line.asyncssh)} | {_short(line.bare)} "
         f"| **{line.value:.3g}{unit}** | {verdict} |"
     )
 
