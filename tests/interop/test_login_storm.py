@@ -15,9 +15,11 @@ from tests.interop.processes import LOOPBACK, wait_until
 from tests.interop.sharing import DeploymentTestCase
 from tests.interop.strangers import addresses, said_until
 
-#: What a tunnel keeps of its speed. It has more than half; of a proxy that lets
-#: strangers have what they ask for, a third at most.
-SHARE = 0.45
+#: What a tunnel keeps of its speed beside a storm from one source, and from everywhere.
+#: It is 0.76 to 0.89, and 0.38 to 0.71, however busy the machine is. Without penalties,
+#: pace and places by source it is 0.22 to 0.41, and without turns 0.07 to 0.24. What
+#: does not depend on speed is in tests.interop.test_handshake_turns.
+BESIDE_ONE, BESIDE_MANY = 0.55, 0.3
 #: Pairs of a quiet and a stormy spell, and seconds of each.
 LEAST_ROUNDS, MOST_ROUNDS, SPELL = 6, 12, 0.5
 #: Seconds until a storm, or its end, is felt everywhere.
@@ -26,7 +28,7 @@ TURN = 0.2
 FLOWING = 32 * 1024 * 1024
 #: Connections per second of a storm from one source, and of one from everywhere.
 #: Whoever makes more of these takes the time of the machine that the tests share.
-FROM_ONE, FROM_EVERYWHERE = 1000, 300
+FROM_ONE, FROM_EVERYWHERE = 1000, 600
 #: Connections of a storm that are there at the same time.
 AT_ONCE = 50
 
@@ -61,7 +63,7 @@ class LoginStormTests(DeploymentTestCase):
         ssh = self.deployment.ssh
         return ssh.run("ssh", "-b", source, self.proxy.name, "ls").returncode
 
-    def assert_keeps_its_speed(self, sources: Sequence[str], rate: int) -> None:
+    def assert_keeps(self, share: float, sources: Sequence[str], rate: int) -> None:
         """Compare quiet spells with stormy ones.
 
         Others use this machine too. Spells are short and take turns, so that what
@@ -73,20 +75,20 @@ class LoginStormTests(DeploymentTestCase):
             quiet += self.counter.speed(SPELL)
             with storm(self.proxy.port, sources, rate):
                 stormy += self.counter.speed(SPELL)
-            if rounds >= LEAST_ROUNDS and stormy > SHARE * quiet:
+            if rounds >= LEAST_ROUNDS and stormy > share * quiet:
                 return
         self.fail(f"{stormy / quiet:.2f} of the quiet speed")
 
     def test_storm_from_one_source(self) -> None:
         """It is cut off; the tunnel hardly notices, and others log in."""
-        self.assert_keeps_its_speed(["127.9.0.1"], FROM_ONE)
+        self.assert_keeps(BESIDE_ONE, ["127.9.0.1"], FROM_ONE)
         with storm(self.proxy.port, ["127.9.0.1"], FROM_ONE):
             self.assertEqual(self.log_in(), 0)
             self.assertNotEqual(self.log_in("127.9.0.1"), 0)
 
     def test_storm_from_everywhere(self) -> None:
         """Every connection from another address: their key exchanges wait."""
-        self.assert_keeps_its_speed(addresses(2000, block=10), FROM_EVERYWHERE)
+        self.assert_keeps(BESIDE_MANY, addresses(2000, block=10), FROM_EVERYWHERE)
         self.assertEqual(len(self.proxy.tunnels()), 1)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 
+from rtunnel.wire.keys import PrivateKey
 from tests.interop.deployment import Deployment, Layout
 from tests.interop.processes import rss
 from tests.interop.sharing import DeploymentTestCase
+from tests.interop.socket_client import SocketClient
 from tests.interop.strangers import Strangers, addresses, allow_files
 
 STRANGERS = 2000
@@ -47,6 +49,12 @@ class IdleStrangersTests(DeploymentTestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         return time.monotonic() - started
 
+    def ask_to_log_in(self, port: int, source: str) -> SocketClient:
+        """One more, who has come as far as one can without a name."""
+        client = SocketClient(port, PrivateKey.generate(), source=source)
+        self.addCleanup(client.close)
+        return client.start_userauth()
+
     def test_room_for_all_of_them(self) -> None:
         """They stay for the grace time, cost little, and nobody waits for them."""
         deployment = self.deploy_proxy("limits.unauthenticated=5000")
@@ -55,6 +63,7 @@ class IdleStrangersTests(DeploymentTestCase):
         before = rss(proxy.process.pid)
         strangers = Strangers(proxy.port, STRANGERS, sources=addresses(STRANGERS // 8))
         self.addCleanup(strangers.close)
+        asking = [self.ask_to_log_in(proxy.port, each) for each in addresses(50, 5)]
         connected = time.monotonic()
         taken = [self.log_in(deployment) for _ in range(3)]
         self.assertLess(max(taken), LOGIN_SECONDS)
@@ -62,6 +71,8 @@ class IdleStrangersTests(DeploymentTestCase):
         cost = (rss(proxy.process.pid) - before) / STRANGERS
         self.assertLess(cost, STRANGER_BYTES)
         strangers.wait_gone(LOGIN_GRACE + 2)
+        for each in asking:
+            each.wait_closed()
         self.assertLess(time.monotonic() - connected, LOGIN_GRACE + 2)
         self.log_in(deployment)
 
