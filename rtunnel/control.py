@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rtunnel.counting import counted
 from rtunnel.discovery.liveness import Liveness
 from rtunnel.discovery.messages import Heartbeat, Message, decode, encode
 from rtunnel.errors import (
@@ -126,7 +127,9 @@ class ControlChannel:
         if beat is None:
             self.stop()
             seconds = self._liveness.interval * self._liveness.missed
-            self._receiver.peer_dead(f"nothing was heard for {seconds:g} seconds")
+            self._receiver.peer_dead(
+                f"nothing was heard for {counted(seconds, 'second')}"
+            )
             return
         self._next_tick = self._clock.callLater(self._liveness.interval, self._tick)
         answer = self.send(beat)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rtunnel.counting import counted
+
 
 def clusters_text(status: Mapping[str, Any]) -> str:
     """One line for each cluster: its name, whether it is online, its tunnels."""
@@ -83,7 +85,8 @@ def _audit_text(status: Mapping[str, Any]) -> str:
     if audit["problem"] is not None:
         said += f"\naudit: the file cannot be written: {audit['problem']}\n"
     if audit["lost"]:
-        said += f"\naudit: {audit['lost']} events were lost since the proxy started\n"
+        lost = counted(audit["lost"], "event was", "events were")
+        said += f"\naudit: {lost} lost since the proxy started\n"
     return said
 
 

@@ -19,6 +19,7 @@ FLOORS = (
         "rtunnel.errors",
         "rtunnel.wire",
         "rtunnel.naming",
+        "rtunnel.counting",
         "rtunnel.timestamps",
         "rtunnel.socket_path",
         "rtunnel.ownership",

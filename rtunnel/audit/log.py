@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from rtunnel.audit.chain import ORIGIN, linked
 from rtunnel.audit.events import AuditGap, AuditStarted, Event, event_line
 from rtunnel.audit.file import AuditFile, End
+from rtunnel.counting import counted
 
 _log = Logger()
 
@@ -106,7 +107,8 @@ class AuditLog:
                 self._unrecorded = 0
         if written < length:
             raise OSError(
-                errno.ENOSPC, f"only {written} of {length} bytes could be written"
+                errno.ENOSPC,
+                f"no room for {counted(length - written, 'byte')} of {length}",
             )
         self._left = None
 
@@ -118,7 +120,8 @@ class AuditLog:
             reason = "a new chain" if left is None else f"continues {left.link}"
             notes.append(AuditStarted(proxy=self._proxy, reason=reason))
         if self._unrecorded:
-            reason = f"{self._unrecorded} events could not be written: {self.problem}"
+            lost = counted(self._unrecorded, "event")
+            reason = f"{lost} could not be written: {self.problem}"
             notes.append(AuditGap(proxy=self._proxy, reason=reason))
         return notes
 
@@ -155,9 +158,10 @@ class AuditLog:
     def _event_written(self) -> None:
         if self.problem is not None:
             _log.warn(
-                "audit events are written again to {path}; {count} were lost",
+                "audit events are written again to {path}; {lost} lost",
                 path=str(self._path),
                 count=self._lost_in_a_row,
+                lost=counted(self._lost_in_a_row, "was", "were"),
             )
             self.problem = None
             self._lost_in_a_row = 0

@@ -14,6 +14,7 @@ import attrs
 
 from rtunnel.audit.chain import ORIGIN, link, split_link
 from rtunnel.audit.events import AuditGap, AuditLeftOut, AuditStarted
+from rtunnel.counting import counted
 from rtunnel.errors import RtunnelError
 from rtunnel.naming import printable
 
@@ -176,8 +177,8 @@ class _Verification:
             )
         if older:
             self._notes.append(
-                f"{source.name}: lines 1 to {older} are older than the chain, and not "
-                "vouched for"
+                f"{source.name}: {counted(older, 'line is', 'lines are')} older than "
+                "the chain, and not vouched for"
             )
         reason = str(event.get("reason"))
         continued = _CONTINUES.fullmatch(reason)

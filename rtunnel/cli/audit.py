@@ -12,6 +12,7 @@ from rtunnel.audit.file import AuditPath
 from rtunnel.audit.verification import verify as verify_sources
 from rtunnel.cli.options import state_option
 from rtunnel.config import load_proxy
+from rtunnel.counting import counted
 from rtunnel.state_directory import PROXY_CONFIG
 
 _VALUE = re.compile(r"[0-9a-f]{64}")
@@ -61,5 +62,5 @@ def verify(state: Path, files: Sequence[Path], expected: Sequence[str]) -> None:
     report = verify_sources([AuditPath(path) for path in paths], expected)
     for note in report.notes:
         click.echo(note)
-    click.echo(f"OK: {report.lines} lines")
+    click.echo(f"OK: {counted(report.lines, 'line')}")
     click.echo(f"head: {report.head}")

@@ -13,6 +13,7 @@ import click
 from rtunnel.admin_client import AUTHORITIES_PATH, ask
 from rtunnel.cli.options import duration, json_option, state_option
 from rtunnel.cli.printing import shell_path, steps
+from rtunnel.counting import counted
 from rtunnel.errors import RotationRefused
 from rtunnel.naming import printable
 from rtunnel.state_directory import ADMIN_SOCKET
@@ -157,8 +158,11 @@ def status(state: Path, as_json: bool, wait: int | None) -> None:
     else:
         click.echo(status_text(document), nl=False)
     if wait is not None and behind:
-        have = "has" if behind == 1 else "have"
-        raise RotationRefused(f"{behind} {have} not followed within {wait} seconds")
+        raise RotationRefused(
+            f"{counted(behind, 'has', 'have')} not followed within "
+            f"{counted(wait, 'second')}; wait longer with --wait, or see above what is "
+            "missing"
+        )
 
 
 def _behind_text(document: Mapping[str, Any]) -> str:
@@ -214,7 +218,7 @@ def _people_text(user: Mapping[str, Any]) -> str:
     ends = [each["certificate_ends"] for each in people]
     last = "never" if None in ends else max(ends)
     return (
-        f"{text}{len(people)} {'has' if len(people) == 1 else 'have'} logged in who "
+        f"{text}{counted(len(people), 'has', 'have')} logged in who "
         f"{'has' if len(people) == 1 else 'have'} no newer one: {names}"
         + (f" and {more} more" if more > 0 else "")
         + f"; the last of these ends {last}. Ask every proxy.\n"

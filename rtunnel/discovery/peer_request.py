@@ -25,6 +25,7 @@ from typing import Final
 
 import attrs
 
+from rtunnel.counting import counted
 from rtunnel.errors import InvalidName, MessageError, ProtocolError
 from rtunnel.naming import Target, parse_target
 from rtunnel.trust.login_proof import MAX_USERNAME_LENGTH, LoginProof
@@ -88,8 +89,8 @@ class PeerRequest:
         ):
             if not least <= len(value) <= most:
                 raise MessageError(
-                    f"a peer request: the {what} has {len(value)} bytes; {least} to "
-                    f"{most} are allowed"
+                    f"a peer request: the {what} has {counted(len(value), 'byte')}; "
+                    f"{least} to {most} are allowed"
                 )
 
     def encode(self) -> bytes:

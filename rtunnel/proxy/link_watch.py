@@ -14,6 +14,7 @@ from typing import Final
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from rtunnel.counting import counted
 from rtunnel.discovery.liveness import Liveness
 from rtunnel.errors import ConnectionClosed, RequestFailed
 from rtunnel.ssh.connection import Connection
@@ -99,7 +100,9 @@ class LinkWatch:
         received = self._connection.last_received
         if liveness.tick(self._clock.seconds(), received) is None:
             seconds = self._heartbeat * self._missed
-            self._connection.close(f"nothing was heard for {seconds:g} seconds")
+            self._connection.close(
+                f"nothing was heard for {counted(seconds, 'second')}"
+            )
             return
         self._next = self._clock.callLater(self._heartbeat, self._look)
         self._connection.send_global_request(KEEPALIVE).addErrback(_answered)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 
+from rtunnel.counting import counted
 from rtunnel.errors import (
     OPEN_ADMINISTRATIVELY_PROHIBITED,
     OPEN_CONNECT_FAILED,
@@ -62,7 +63,8 @@ def no_answer(cluster: str, seconds: float) -> OpenRefused:
     """An agent took the dial and did not answer in time."""
     return OpenRefused(
         OPEN_CONNECT_FAILED,
-        f"the agent of cluster {cluster!r} did not answer within {seconds:g} seconds",
+        f"the agent of cluster {cluster!r} did not answer within "
+        f"{counted(seconds, 'second')}",
     )
 
 
@@ -89,8 +91,8 @@ def share_taken(user: str, cluster: str, count: int) -> OpenRefused:
     """
     return OpenRefused(
         OPEN_RESOURCE_SHORTAGE,
-        f"{user} has {count} connections through the tunnel to cluster {cluster!r} "
-        "already, and the rest is left to others; end some",
+        f"{user} has {counted(count, 'connection')} through the tunnel to cluster "
+        f"{cluster!r} already, and the rest is left to others; end some",
     )
 
 
@@ -158,7 +160,7 @@ def peer_no_answer(cluster: str, peer: str, seconds: float) -> OpenRefused:
     """The peer took the request and did not answer in time."""
     return OpenRefused(
         OPEN_CONNECT_FAILED,
-        f"{_holder(cluster, peer)} did not answer within {seconds:g} seconds",
+        f"{_holder(cluster, peer)} did not answer within {counted(seconds, 'second')}",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rtunnel.audit.events import Event, RevocationRemoved, Revoked
 from rtunnel.errors import RevocationRefused
-from rtunnel.naming import printable
+from rtunnel.proxy.beginnings import the_one
 from rtunnel.proxy.host_revoking import HostRevoking
 from rtunnel.registry.interface import Registry
 from rtunnel.registry.revocation_store import (
@@ -77,17 +77,14 @@ class Revoking:
         :return: what was removed.
         :raises RtunnelError: when there is none, or several.
         """
-        found = [each for each in await self.list() if id and each.id.startswith(id)]
-        if not found:
-            raise RevocationRefused(
-                f"there is no revocation {printable(id, 64)}; `rtunnel revoke --list` "
-                "shows them"
-            )
-        if len(found) > 1:
-            raise RevocationRefused(
-                f"several revocations begin with {id}; give more of the id"
-            )
-        removed = found[0]
+        removed = the_one(
+            id,
+            await self.list(),
+            lambda record: record.id,
+            what="a revocation",
+            listed_by="rtunnel revoke --list",
+            refusal=RevocationRefused,
+        )
         # First what may be refused: half of it would be nothing.
         await self._hosts.remove(removed.id)
         await remove_revocation(self._registry, removed.id)

@@ -16,9 +16,10 @@ from rtunnel.authority_files import (
     make_next,
     previous_path,
 )
+from rtunnel.counting import counted
 from rtunnel.errors import RotationRefused
 from rtunnel.key_making import MakeKey
-from rtunnel.naming import printable
+from rtunnel.proxy.beginnings import the_one
 from rtunnel.proxy.credentials import LiveCredentials
 from rtunnel.proxy.people_seen import PeopleSeen
 from rtunnel.registry.followers import Follower, lagging
@@ -185,21 +186,14 @@ class Rotation:
         :raises RotationRefused: when there is none, or several, or it is connected.
         :raises RegistryError: when the registry cannot be used.
         """
-        found = [
-            each
-            for each in await self._followers.list()
-            if id and each.id.startswith(id)
-        ]
-        if not found:
-            raise RotationRefused(
-                f"no rotation waits for {printable(id, 64)}; `rtunnel ca status` names "
-                "those that one waits for"
-            )
-        if len(found) > 1:
-            raise RotationRefused(
-                f"several proxies and agents begin with {id}; give more of the id"
-            )
-        [follower] = found
+        follower = the_one(
+            id,
+            await self._followers.list(),
+            lambda each: each.id,
+            what="a proxy or an agent that a rotation waits for",
+            listed_by="rtunnel ca status",
+            refusal=RotationRefused,
+        )
         if follower.id in self._connected():
             raise RotationRefused(
                 f"{follower.kind} {follower.id} is connected: it follows, or its log "
@@ -285,7 +279,7 @@ class Rotation:
         )
         more = f", and {len(laggards) - NAMED} more" if len(laggards) > NAMED else ""
         raise RotationRefused(
-            f"{len(laggards)} {'has' if len(laggards) == 1 else 'have'} not followed "
+            f"{counted(len(laggards), 'has', 'have')} not followed "
             f"yet: {named}{more}; see `rtunnel ca status` and wait, drop who is gone "
             "for good with `rtunnel ca forget ID`, or leave all behind with --force"
         )

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 
 from rtunnel.audit.events import PolicyReloaded, ProxyStarted, ProxyStopping
 from rtunnel.config import ProxyConfig, load_proxy
+from rtunnel.counting import counted
 from rtunnel.errors import ConfigError, KeyFileError
 from rtunnel.proxy.assembly import ProxyParts
 from rtunnel.proxy.listeners import Listeners
@@ -158,8 +159,9 @@ class ProxyService(Service):
         parts.logins.close_on_change = config.close_on_change
         parts.logins.reloaded()
         self._log.info(
-            "reloaded {count} [[allow]] rules from {path}; other keys need a restart",
+            "reloaded {rules} from {path}; other keys need a restart",
             count=len(config.allow),
+            rules=counted(len(config.allow), "[[allow]] rule"),
             path=str(self._config.path),
         )
 
@@ -224,7 +226,7 @@ class ProxyService(Service):
         idle = parts.accepted.drain(timeout)
         if not idle.called:
             self._log.info(
-                "waiting for open connections ({count}), at most {timeout:g} seconds",
+                "waiting for open connections ({count}), at most {timeout:g} s",
                 count=parts.accepted.open_connections,
                 timeout=timeout,
             )
@@ -233,9 +235,9 @@ class ProxyService(Service):
             await idle
         except TimeoutError:
             self._log.warn(
-                "cutting {count} connections that are still open after {timeout} "
-                "seconds",
+                "cutting {connections} still open after {timeout:g} s",
                 count=parts.accepted.open_connections,
+                connections=counted(parts.accepted.open_connections, "connection"),
                 timeout=timeout,
             )
 

@@ -18,7 +18,7 @@ from rtunnel.errors import (
     SigningRefused,
     SigningUnavailable,
 )
-from rtunnel.naming import printable
+from rtunnel.proxy.beginnings import the_one
 from rtunnel.registry.interface import Entry, Registry
 from rtunnel.trust.join_token import TOKENS, TokenRecord, hash_of
 from rtunnel.trust.signing_request import JoinRequest
@@ -99,18 +99,15 @@ class Tokens:
         :raises RtunnelError: when no token, or more than one, has that id.
         :raises RegistryError: when it cannot be done.
         """
-        fitting = [
-            r for r in await self.list() if token_id and r.hash.startswith(token_id)
-        ]
-        if len(fitting) > 1:
-            raise RtunnelError(
-                f"there is more than one token {token_id}...; say more of it"
-            )
-        if not fitting or not await self._registry.delete(fitting[0].key):
-            raise RtunnelError(
-                f"there is no token {printable(token_id, 64)}; see `rtunnel token ls`"
-            )
-        removed = fitting[0]
+        removed = the_one(
+            token_id,
+            await self.list(),
+            lambda record: record.hash,
+            what="a token",
+            listed_by="rtunnel token ls",
+        )
+        if not await self._registry.delete(removed.key):
+            raise RtunnelError(f"token {removed.id} was used up or withdrawn just now")
         self._record(
             TokenRemoved(
                 proxy=self._proxy_id,

@@ -10,11 +10,13 @@ taken and nobody is, a lot decides between the newcomer and one of those that ar
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 
+from rtunnel.counting import counted
 from rtunnel.errors import (
     DISCONNECT_BY_APPLICATION,
     DISCONNECT_SERVICE_NOT_AVAILABLE,
@@ -205,7 +207,7 @@ class Admission:
         if penalty > 0:
             raise Refused(
                 "too many connections that came to nothing from your address; try "
-                f"again in {penalty:.0f} seconds",
+                f"again in {counted(math.ceil(penalty), 'second')}",
                 DISCONNECT_TOO_MANY_CONNECTIONS,
             )
         source = source_of(address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from rtunnel.counting import counted
 from rtunnel.splice import StreamReceiver, deliver
 from rtunnel.wire.byte_queue import ByteQueue
 from rtunnel.wire.packet_cipher import Buffer
@@ -84,7 +85,7 @@ class ChannelInput:
         """
         if size > self.window.remaining:
             return (
-                f"the peer sent {size} bytes of data where the window has "
+                f"the peer sent {counted(size, 'byte')} of data where the window has "
                 f"{self.window.remaining}"
             )
         if largest > self._max_packet:

@@ -13,6 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rtunnel.counting import counted
 from rtunnel.errors import (
     OPEN_ADMINISTRATIVELY_PROHIBITED,
     OPEN_CONNECT_FAILED,
@@ -268,5 +269,6 @@ def too_many_channels(limits: ChannelLimits) -> OpenRefused:
     """No more channels, whoever asks."""
     return OpenRefused(
         OPEN_RESOURCE_SHORTAGE,
-        f"{limits.channels} channels are open on this connection already",
+        f"{counted(limits.channels, 'channel is', 'channels are')} open on this "
+        "connection already",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from rtunnel.counting import counted
 from rtunnel.ssh.channel_limits import TokenBucket
 
 #: Lines per second, and how many at once after a quiet time.
@@ -32,8 +33,9 @@ class LogRate:
             return False
         if self._suppressed:
             self._log.info(
-                "{suppressed} lines about peers that did not log in were left out",
+                "left out about peers that did not log in: {lines}",
                 suppressed=self._suppressed,
+                lines=counted(self._suppressed, "line"),
             )
             self._suppressed = 0
         return True

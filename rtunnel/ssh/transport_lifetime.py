@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from rtunnel.counting import counted
 from rtunnel.direct_socket import DirectSocket, direct_socket
 from rtunnel.errors import (
     DISCONNECT_BY_APPLICATION,
@@ -254,7 +255,7 @@ class TransportLifetime(SSHTransportBase):
         """The peer took too long to log in."""
         self.disconnect(
             DISCONNECT_BY_APPLICATION,
-            f"not authenticated within {self.limits.login_grace:g} seconds",
+            f"not authenticated within {counted(self.limits.login_grace, 'second')}",
         )
 
     def _disconnected_by_peer(self, payload: bytes) -> None:

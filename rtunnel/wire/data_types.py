@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
+from rtunnel.counting import counted
 from rtunnel.errors import ProtocolError
 
 _UINT32 = struct.Struct(">I")
@@ -107,7 +108,9 @@ class Reader:
     def end(self) -> None:
         """Assert that the message ends here."""
         if self.remaining:
-            raise ProtocolError(f"{self.remaining} bytes too many in a message")
+            raise ProtocolError(
+                f"{counted(self.remaining, 'byte')} too many in a message"
+            )
 
 
 def uint32(value: int) -> bytes:

@@ -8,6 +8,7 @@ that nobody reads cannot hold a thousand full windows of memory.
 
 from __future__ import annotations
 
+from rtunnel.counting import counted
 from rtunnel.errors import ProtocolError
 
 #: The sum of a window and all adjustments may never exceed this (RFC 4254 section 5.2).
@@ -165,7 +166,8 @@ class ReceiveWindow:
         """
         if count > self.remaining:
             raise WindowExceeded(
-                f"{count} bytes of data where the window has {self.remaining}"
+                f"{counted(count, 'byte')} of data where the window has "
+                f"{self.remaining}"
             )
         self.remaining -= count
         self.held += count

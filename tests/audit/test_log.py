@@ -280,5 +280,5 @@ class AuditLogTests(SynchronousTestCase):
             [json.loads(line)["event"] for line in (began, first, gap, last)],
             ["audit_started", "proxy_started", "audit_gap", "proxy_started"],
         )
-        self.assertIn("1 events could not be written", json.loads(gap)["reason"])
+        self.assertIn("1 event could not be written", json.loads(gap)["reason"])
         self.assertEqual(self.verify().lines, 4)

@@ -80,7 +80,7 @@ class CaTests(CommandTestCase):
         arguments = ("ca", "status", "--state", self.state, "--wait", "1s")
         outcome = rtunnel(*arguments)
         self.assertEqual(outcome.code, 1)
-        self.assertIn("1 has not followed within 1 seconds", outcome.err)
+        self.assertIn("1 has not followed within 1 second; wait longer", outcome.err)
 
     def test_waiting_says_for_whom(self) -> None:
         """Once, and each once, as long as they stay the same; and not all of many."""

@@ -97,7 +97,9 @@ class RevokeTests(CommandTestCase):
         self.assertEqual(self.audited()[-1], ("revocation_removed", "user:bob", "left"))
         for id in (record["id"], "nothing"):
             line = self.assert_refused("revoke", "--state", self.state, "--remove", id)
-            self.assertIn("there is no revocation", line)
+            self.assertIn(
+                "is not the id of a revocation; `rtunnel revoke --list`", line
+            )
 
     def test_record_may_end_by_itself(self) -> None:
         """When the certificates would have ended anyway."""

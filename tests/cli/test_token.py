@@ -81,7 +81,9 @@ class TokenTests(CommandTestCase):
         refused = self.assert_refused(
             "token", "rm", record["id"], "--state", self.state
         )
-        self.assertIn("there is no token", refused)
+        self.assertIn("is not the id of a token; `rtunnel token ls`", refused)
+        refused = self.assert_refused("token", "rm", "", "--state", self.state)
+        self.assertIn("the id of a token is missing; `rtunnel token ls`", refused)
 
     def test_adding_and_withdrawing_are_audited(self) -> None:
         """As a running proxy would."""

@@ -146,7 +146,7 @@ class HostRevokingTests(TrustWatchTestCase):
             await self.there.revoking.remove(id)
         self.assertEqual(len(await self.registry.list(REVOCATIONS)), 1)
         for nobody in ("", "x"):
-            with self.assertRaisesRegex(RevocationRefused, "there is no revocation"):
+            with self.assertRaisesRegex(RevocationRefused, "the id of a revocation"):
                 await self.here.revoking.remove(nobody)
         removed = await self.here.revoking.remove(id[:4])
         self.assertEqual(removed.value, STOLEN)
@@ -161,7 +161,7 @@ class HostRevokingTests(TrustWatchTestCase):
             await self.here.revoking.add(self.record(RevocationKind.USER, name))
         ids = [each.id for each in await self.here.revoking.list()]
         shared = next(a[0] for a in ids if sum(b[0] == a[0] for b in ids) > 1)
-        with self.assertRaisesRegex(RevocationRefused, "several"):
+        with self.assertRaisesRegex(RevocationRefused, "beginning of 2 ids"):
             await self.here.revoking.remove(shared)
         self.assertEqual(len(await self.here.revoking.list()), 17)
 

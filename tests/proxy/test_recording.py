@@ -255,7 +255,7 @@ class RequiredTests(Required):
         await self.client("bob")
         await self.open_target(client, "web1.b")
         report = verify([AuditPath(moved), AuditPath(self.config.audit.path)])
-        self.assertIn("1 events could not be written", report.notes[0])
+        self.assertIn("1 event could not be written", report.notes[0])
 
     async def test_the_first_that_cannot_be_recorded_is_undone(self) -> None:
         """A login, and a connection whose target has accepted."""

@@ -101,7 +101,7 @@ class TokensTests(SynchronousTestCase):
         made = record(self.token)
         self.now(self.tokens.add(made))
         for wrong in ("", "x", made.id[1:] + "z"):
-            self.assertIn("there is no token", self.refused(self.tokens.remove(wrong)))
+            self.assertIn("id of a token", self.refused(self.tokens.remove(wrong)))
         self.assertEqual(self.now(self.tokens.remove(made.id[:6])), made)
         self.refused(self.tokens.look_up(self.token))
 
@@ -133,7 +133,7 @@ class TokensTests(SynchronousTestCase):
         """More of it has to be said."""
         for end in "01":
             self.now(self.tokens.add(record(self.token, hash="ab" * 31 + "a" + end)))
-        self.assertIn("more than one", self.refused(self.tokens.remove("ab")))
+        self.assertIn("beginning of 2 ids", self.refused(self.tokens.remove("ab")))
         self.assertEqual(len(self.now(self.tokens.list())), 2)
 
     def test_a_token_for_something_else_is_not_used_up(self) -> None:

@@ -303,7 +303,7 @@ class TrustWatchTests(TrustWatchTestCase):
             await self.first.rotation.forget(gone)
         self.first.connected.clear()
         for nobody in ("", "x"):
-            with self.assertRaisesRegex(RotationRefused, "no rotation waits"):
+            with self.assertRaisesRegex(RotationRefused, "that a rotation waits for"):
                 await self.first.rotation.forget(nobody)
         await self.first.rotation.forget(gone[:9])
         self.assertEqual(

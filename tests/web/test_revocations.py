@@ -76,9 +76,9 @@ class RevocationRouteTests(AdminCase):
         for method, body, reason in (
             ("POST", {}, "not a revocation"),
             ("POST", {**json.loads(ALICE.to_json()), "value": "%h"}, "user name"),
-            ("DELETE", {}, "there is no revocation"),
-            ("DELETE", {"id": "0"}, "there is no revocation 0"),
-            ("DELETE", {"id": ["x"]}, "there is no revocation"),
+            ("DELETE", {}, "the id of a revocation is missing"),
+            ("DELETE", {"id": "0"}, "0 is not the id of a revocation"),
+            ("DELETE", {"id": ["x"]}, "is not the id of a revocation"),
         ):
             refusal = await self.refusal(
                 lambda path, method=method, body=body: ask(path, method, PATH, body)  # type: ignore[misc]

@@ -56,8 +56,8 @@ class RotationRoutesTests(ProxyTestCase):
     async def test_who_is_connected_is_not_forgotten(self) -> None:
         """The proxy itself, least of all; nor who is not known."""
         for body, said in (
-            ({}, "no rotation waits for"),
-            ({"id": "x"}, "no rotation waits for x"),
+            ({}, "the id of a proxy or an agent that a rotation waits for is"),
+            ({"id": "x"}, "x is not the id of a proxy or an agent"),
             ({"id": self.proxy.parts.credentials.proxy_id}, "is connected"),
         ):
             with self.assertRaisesRegex(RotationRefused, said):

@@ -130,7 +130,7 @@ class PublicKeyFormatTests(SynchronousTestCase):
         """Else one key had many fingerprints."""
         for key_type in KEY_TYPES:
             reason = self.refusal(private_key(key_type).public.blob + b"\x00")
-            self.assertIn("1 bytes too many", reason)
+            self.assertIn("1 byte too many", reason)
 
     def test_a_number_with_needless_zeros_is_refused(self) -> None:
         """The same numbers in another form would give another fingerprint."""
