@@ -140,8 +140,8 @@ def share_of_link_taken(user: str, peer: str, count: int) -> OpenRefused:
     """
     return OpenRefused(
         OPEN_RESOURCE_SHORTAGE,
-        f"{user} has {count} connections from this proxy through proxy {peer} already, "
-        "and the rest is left to others; end some",
+        f"{user} has {counted(count, 'connection')} from this proxy through proxy "
+        f"{peer} already, and the rest is left to others; end some",
     )
 
 
