@@ -130,7 +130,7 @@ class DirectSocket:
         transport = self._transport
         if transport._aborting or transport.disconnected:
             return len(data)
-        if self._queue or self._twisted_has_some():
+        if self._queue or transport.dataBuffer or transport._tempDataBuffer:
             return 0
         try:
             return self._socket.send(data)

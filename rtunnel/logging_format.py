@@ -8,6 +8,7 @@ begin another line or speak to a terminal.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from typing import IO
@@ -77,6 +78,12 @@ def event_as_json(event: LogEvent) -> str | None:
 
 
 def _message(event: LogEvent) -> str:
+    text = event.get("log_format")
+    # What Twisted knows beyond Python's own formatting, calls as in "{name()}", takes
+    # it as long as all the rest of a line.
+    if isinstance(text, str) and "()" not in text and "log_flattened" not in event:
+        with contextlib.suppress(Exception):
+            return text.format_map(event)
     return formatEvent(event)
 
 

@@ -101,7 +101,10 @@ def printable(text: str | bytes, limit: int = MAX_PRINTED) -> str:
     :param text: anything; bytes are read as UTF-8, wrong ones shown as ``\\xNN``.
     :param limit: characters kept; what is cut is shown as "...".
     """
-    if isinstance(text, bytes):
+    if isinstance(text, str):
+        if len(text) <= limit and text.isprintable():
+            return text
+    else:
         text = text[: limit * 4].decode("utf-8", "backslashreplace")
     cut = text[:limit] + ("..." if len(text) > limit else "")
     if cut.isprintable():

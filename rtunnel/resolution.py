@@ -42,11 +42,11 @@ async def resolve(reactor: IReactorPluggableNameResolver, host: str) -> tuple[st
 
 def addresses_without_lookup(host: str) -> tuple[str, ...] | None:
     """What :func:`resolve` says without asking anybody; None when it has to."""
-    if isIPAddress(host) or isIPv6Address(host):
-        return (host,)
     name = host.removesuffix(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return LOOPBACK
+    if isIPAddress(host) or isIPv6Address(host):
+        return (host,)
     return None
 
 
@@ -94,8 +94,9 @@ def interleaved(addresses: Sequence[str], rotation: int = 0) -> tuple[str, ...]:
         return ()
     start = rotation % len(addresses)
     turned = [*addresses[start:], *addresses[:start]]
-    first = [a for a in turned if isIPv6Address(a) == isIPv6Address(turned[0])]
-    second = [a for a in turned if isIPv6Address(a) != isIPv6Address(turned[0])]
+    begins_with_ipv6 = ":" in turned[0]
+    first = [a for a in turned if (":" in a) is begins_with_ipv6]
+    second = [a for a in turned if (":" in a) is not begins_with_ipv6]
     ordered: list[str] = []
     while first or second:
         ordered += first[:1] + second[:1]

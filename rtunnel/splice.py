@@ -128,7 +128,15 @@ class _Direction:
     sink raises gets back into the source.
     """
 
-    __slots__ = ("closed_already", "count", "eof", "sink", "source", "splice")
+    __slots__ = (
+        "_write_buffer",
+        "closed_already",
+        "count",
+        "eof",
+        "sink",
+        "source",
+        "splice",
+    )
 
     def __init__(self, splice: Splice, source: Stream, sink: Stream) -> None:
         self.splice = splice
@@ -137,6 +145,9 @@ class _Direction:
         self.count = 0
         self.eof = False
         self.closed_already = False
+        self._write_buffer: Callable[[memoryview], None] = getattr(
+            sink, "write_buffer", self._write_copy
+        )
 
     def data_received(self, data: bytes) -> None:
         self.count += len(data)
@@ -147,14 +158,13 @@ class _Direction:
 
     def buffer_received(self, data: memoryview) -> None:
         self.count += len(data)
-        write = getattr(self.sink, "write_buffer", None)
         try:
-            if write is not None:
-                write(data)
-            else:
-                self.sink.write(bytes(data))
+            self._write_buffer(data)
         except Exception:
             self.splice.failed()
+
+    def _write_copy(self, data: memoryview) -> None:
+        self.sink.write(bytes(data))
 
     def eof_received(self) -> None:
         self.eof = True

@@ -141,10 +141,11 @@ class TcpStream(Protocol):
     def _take(self, data: Buffer) -> None:
         if self._deaf:
             return
-        if self._receiver is None or self._paused or self._held or self._delivering:
+        receiver = self._receiver
+        if receiver is None or self._paused or self._held or self._delivering:
             self._held.append(data)
         else:
-            self._deliver(data)
+            self._deliver(receiver, data)
 
     def readConnectionLost(self) -> None:
         """The peer's FIN: end of its data."""
@@ -184,13 +185,10 @@ class TcpStream(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send ``data``. Ignored after :meth:`write_eof` or the end."""
-        self._write(data)
+        self.write_buffer(data)
 
-    def write_buffer(self, data: memoryview) -> None:
+    def write_buffer(self, data: Buffer) -> None:
         """The same; the memory is the caller's again when this returns."""
-        self._write(data)
-
-    def _write(self, data: Buffer) -> None:
         if self._eof_sent or self._lost:
             return
         if self._direct is not None:
@@ -279,11 +277,10 @@ class TcpStream(Protocol):
         ):
             self._producing_transport.resumeProducing()
 
-    def _deliver(self, data: Buffer) -> None:
-        assert self._receiver is not None
+    def _deliver(self, receiver: StreamReceiver, data: Buffer) -> None:
         self._delivering = True
         try:
-            deliver(self._receiver, data)
+            deliver(receiver, data)
         except Exception:
             self._receiver_raised()
         finally:
@@ -294,7 +291,7 @@ class TcpStream(Protocol):
             return
         if self._receiver is not None:
             while self._held and not self._paused and not self._deaf:
-                self._deliver(self._held.take(_PIECE))
+                self._deliver(self._receiver, self._held.take(_PIECE))
             if self._eof_received and not self._eof_delivered and not self._held:
                 self._eof_delivered = True
                 self._deliver_eof()

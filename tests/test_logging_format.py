@@ -63,6 +63,15 @@ class TextTests(SynchronousTestCase):
             "2026-01-01T00:00:00.500Z warn rtunnel.agent.pool dialling web1\n",
         )
 
+    def test_a_message_may_call_what_it_names(self) -> None:
+        """As Twisted allows, and what is wrong with a message is said."""
+        line = event_as_text(event("on {host()}: {port:05d}", host=lambda: 1, port=22))
+        assert line is not None
+        self.assertTrue(line.endswith(" on 1: 00022\n"), line)
+        line = event_as_text(event("dialling {nobody}"))
+        assert line is not None
+        self.assertIn("Unable to format event", line)
+
     def test_a_traceback_stays_on_the_line(self) -> None:
         """Escaped, so that a collector sees one event."""
         line = event_as_text(event(host="web1", log_failure=failure()))

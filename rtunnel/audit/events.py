@@ -8,7 +8,8 @@ and no name can look like another field. No key, token or payload has a place he
 from __future__ import annotations
 
 import json
-from typing import ClassVar
+from functools import cache
+from typing import Any, ClassVar
 
 import attrs
 
@@ -308,6 +309,11 @@ Event = (
 _as_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
+@cache
+def _field_names(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(field.name for field in attrs.fields(kind))
+
+
 def event_line(event: Event, time: float) -> str:
     """An event as one line of JSON, its newline included, and without its ``chain``.
 
@@ -316,7 +322,9 @@ def event_line(event: Event, time: float) -> str:
     line: dict[str, object] = dict.fromkeys(EVENT_FIELDS)
     line["time"] = rfc3339(time)
     line["event"] = event.event
-    for name, value in attrs.asdict(event, recurse=False).items():
+    kind: Any = type(event)
+    for name in _field_names(kind):
+        value = getattr(event, name)
         line[name] = printable(value) if isinstance(value, str) else value
     if line["seconds"] is not None:
         line["seconds"] = round(max(0.0, float(str(line["seconds"]))), 3)

@@ -88,6 +88,8 @@ class AuditFile:
         # What is no plain file cannot be read back; the chain is what we remember.
         self._is_plain = stat.S_ISREG(status.st_mode)
         self._link: str | None = None
+        # Its size when :meth:`end` was asked.
+        self._seen = 0
         #: Size of the file after our own newest line; None when we cannot know.
         self._size: int | None = None
 
@@ -129,7 +131,7 @@ class AuditFile:
         """
         if not self._is_plain:
             return End(self._link)
-        size = os.fstat(self._descriptor).st_size
+        self._seen = size = os.fstat(self._descriptor).st_size
         if size == self._size:
             return End(self._link)
         tail = os.pread(self._descriptor, TAIL, max(0, size - TAIL))
@@ -147,7 +149,7 @@ class AuditFile:
         # With O_APPEND one write is not mixed with the lines of other programs either.
         written = os.write(self._descriptor, data)
         self._link = link
-        self._size = os.fstat(self._descriptor).st_size
+        self._size = self._seen + written
         return written
 
     def newest_link(self) -> str | None:

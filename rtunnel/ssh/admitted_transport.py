@@ -212,11 +212,11 @@ class AdmittedTransport(PacketTransport):
 
     # When it is its turn
 
-    def _receive(self, data: bytes) -> None:
+    def _take_packets(self) -> None:
         # Those who have logged in come first.
         if self.authenticated:
             self._listener.turns.traffic += 1
-        super()._receive(data)
+        super()._take_packets()
 
     def may_dispatch(self, number: int, payload: Buffer) -> bool:
         """What costs time has to wait for its turn, and all that follows it."""

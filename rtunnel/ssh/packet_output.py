@@ -121,16 +121,18 @@ class PacketOutput:
             self._hold(number, payload, bytes(data))
             return
         run = self._run
-        if run.is_begun:
+        begun = run.is_begun
+        if begun:
             whole = len(payload) + len(data)
             if not (self._sealer.seals_in_place and run.has_room(whole, whole)):
                 self.flush()
-        if run.is_begun:
+                begun = False
+        if begun:
             size = run.add(number, payload, data)
         else:
             size = self._sealer.seal(number, payload, data, self._pieces)
             self._size += size
-        if self._count_unread(size):
+        if not self._tcp_is_full or self._count_unread(size):
             self._collected()
 
     def send_data(self, channel: int, data: Buffer, limit: int) -> None:
@@ -143,12 +145,16 @@ class PacketOutput:
             part of the packet before.
         """
         if (
-            self._direct is None
+            (len(data) < BULK and not self._run.is_begun)
+            or self._direct is None
             or self._closed
             or self.is_holding
             or not self._sealer.seals_in_place
-            or not (len(data) >= BULK or self._run.is_begun)
         ):
+            if len(data) <= limit:
+                header = _DATA_HEADER.pack(channel, len(data))
+                self.send(MSG_CHANNEL_DATA, header, data)
+                return
             for start in range(0, len(data), limit):
                 piece = data[start : start + limit]
                 header = _DATA_HEADER.pack(channel, len(piece))
@@ -162,15 +168,14 @@ class PacketOutput:
             self._pieces.clear()
             self._size = 0
         run.add_data(channel, data, limit)
-        if self._count_unread(len(data)):
+        if not self._tcp_is_full or self._count_unread(len(data)):
             self._collected()
 
     def _count_unread(self, size: int) -> bool:
-        if self._tcp_is_full:
-            self._unread += size
-            if self._unread > self._limits.unread_bytes:
-                self._give_up("the peer does not read what we send")
-                return False
+        self._unread += size
+        if self._unread > self._limits.unread_bytes:
+            self._give_up("the peer does not read what we send")
+            return False
         return True
 
     def _hold(self, number: int, payload: bytes, data: bytes) -> None:

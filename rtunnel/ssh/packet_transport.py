@@ -118,7 +118,8 @@ class PacketTransport(TransportLifetime):
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the peer, act on every whole packet, answer in one write."""
         if not self._closing:
-            self._act(data)
+            self.last_received = self.clock.seconds()
+            self._guard(self._receive, data)
 
     def get_buffer(self) -> memoryview:
         """Where the next bytes from the peer go, once it is authenticated."""
@@ -128,11 +129,8 @@ class PacketTransport(TransportLifetime):
         """Act on bytes that are where :meth:`get_buffer` said."""
         if not self._closing:
             self._opener.buffer_updated(nbytes)
-            self._act(b"")
-
-    def _act(self, data: bytes) -> None:
-        self.last_received = self.clock.seconds()
-        self._guard(self._receive, data)
+            self.last_received = self.clock.seconds()
+            self._guard(self._take_packets)
 
     def _guard(self, take: Callable[..., None], *arguments: Any) -> None:
         """Do what the peer asks for, whatever comes of it."""
@@ -173,8 +171,7 @@ class PacketTransport(TransportLifetime):
                 data = rest
         if data:
             self._opener.feed(data)
-        if not self._is_waiting:
-            self._take_packets()
+        self._take_packets()
 
     def own_bytes(self, data: bytes) -> bytes | None:
         """For servers: those of the first bytes that are the peer's own.
@@ -184,6 +181,8 @@ class PacketTransport(TransportLifetime):
         return data
 
     def _take_packets(self) -> None:
+        if self._is_waiting:
+            return
         next_packet = self._opener.next_packet
         seconds = self.clock.seconds
         left, end = self.limits.messages_at_once, seconds() + self.limits.turn_seconds
@@ -293,7 +292,7 @@ class PacketTransport(TransportLifetime):
         if self._closing:
             return
         self._output.send(messageType, payload, data)
-        if self._rekey_is_due():
+        if self._sealer_is_worn() and self._rekey_is_due():
             self.exchanges.start()
 
     def send_data(self, channel: int, data: Buffer, limit: int) -> None:
@@ -306,7 +305,7 @@ class PacketTransport(TransportLifetime):
         if self._closing:
             return
         self._output.send_data(channel, data, limit)
-        if self._rekey_is_due():
+        if self._sealer_is_worn() and self._rekey_is_due():
             self.exchanges.start()
 
     def sendUnimplemented(self) -> None:
@@ -321,14 +320,20 @@ class PacketTransport(TransportLifetime):
             MSG_UNIMPLEMENTED, uint32((self._opener.sequence - 1) & _SEQUENCE_MASK)
         )
 
+    def _sealer_is_worn(self) -> bool:
+        # All else that makes an exchange due comes from the peer.
+        sealer, limits = self._sealer, self.limits
+        return (
+            sealer.sealed > limits.rekey_bytes or sealer.packets > limits.rekey_packets
+        )
+
     def _rekey_is_due(self) -> bool:
         if not self._running or self._output.is_holding:
             return False
-        limits, sealer, opener = self.limits, self._sealer, self._opener
+        limits, opener = self.limits, self._opener
         return (
-            sealer.sealed > limits.rekey_bytes
+            self._sealer_is_worn()
             or opener.opened > limits.rekey_bytes
-            or sealer.packets > limits.rekey_packets
             or opener.packets > limits.rekey_packets
             or self.last_received - self.exchanges.completed_at > limits.rekey_seconds
         )

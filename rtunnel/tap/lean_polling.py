@@ -37,6 +37,8 @@ def _lean_iteration(reactor: Any) -> Any:
     selectables: dict[int, Any] = reactor._selectables
     # Reads or writes, and ends the connection when that says so, or raises.
     do_read_or_write = reactor._doReadOrWrite
+    disconnect = reactor._disconnectSelectable
+    readable = reactor._POLL_IN
 
     def iterate(timeout: float | None) -> None:
         events = poll(-1 if timeout is None else timeout, len(selectables))
@@ -45,7 +47,17 @@ def _lean_iteration(reactor: Any) -> Any:
             # The event before may have ended it.
             if selectable is not None:
                 try:
-                    do_read_or_write(selectable, descriptor, event)
+                    if event == readable:
+                        # Nearly always, so without what the other events need.
+                        try:
+                            why = selectable.doRead()
+                        except Exception as error:
+                            _log.failure("a reader failed")
+                            why = error
+                        if why:
+                            disconnect(selectable, why, True)
+                    else:
+                        do_read_or_write(selectable, descriptor, event)
                 except Exception:
                     _log.failure("a reader or writer failed")
 

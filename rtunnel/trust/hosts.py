@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import attrs
@@ -25,6 +26,10 @@ LOCALHOST = "localhost"
 
 #: Characters in a DNS name, without the trailing dot (RFC 1035 section 2.3.4).
 MAX_NAME_LENGTH = 253
+
+#: Hosts and addresses of which is remembered what they are: many are asked for again
+#: and again, and for each connection several times.
+_REMEMBERED = 1024
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -110,6 +115,7 @@ def unmapped(address: IPAddress) -> IPAddress:
     return address
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def parse_host(host: str) -> str | IPAddress:
     """What ``host`` means: an address, or a name in lower case without trailing dot.
 
@@ -143,6 +149,7 @@ def parse_host(host: str) -> str | IPAddress:
     return name
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def special_range(address: IPAddress) -> SpecialRange | None:
     """The narrowest special range that holds ``address``, if any does.
 

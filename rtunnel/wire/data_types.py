@@ -17,6 +17,8 @@ _UINT64 = struct.Struct(">Q")
 
 MAX_UINT32 = 2**32 - 1
 
+_TOO_SHORT = "a message is shorter than its fields say"
+
 
 class Reader:
     """Reads the fields of one SSH message in order.
@@ -40,7 +42,7 @@ class Reader:
         """The next ``count`` bytes as they are."""
         end = self._offset + count
         if end > len(self._data):
-            raise ProtocolError("a message is shorter than its fields say")
+            raise ProtocolError(_TOO_SHORT)
         taken = self._data[self._offset : end]
         self._offset = end
         return taken
@@ -55,7 +57,11 @@ class Reader:
 
     def uint32(self) -> int:
         """Four bytes, big-endian."""
-        value: int = _UINT32.unpack(self.take(4))[0]
+        start = self._offset
+        if start + 4 > len(self._data):
+            raise ProtocolError(_TOO_SHORT)
+        value: int = _UINT32.unpack_from(self._data, start)[0]
+        self._offset = start + 4
         return value
 
     def uint64(self) -> int:

@@ -250,7 +250,7 @@ class PacketOpener:
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes have been put where :meth:`get_buffer` said."""
         buffer = memoryview(_received)
-        left = self.buffered
+        left = len(self._buffer) - self._offset
         if left > _HEADROOM:
             self.feed(bytes(buffer[_HEADROOM : _HEADROOM + nbytes]))
             return
@@ -359,7 +359,7 @@ class PacketOpener:
             )
             check_packet_length(cipher, length, self.limit)
             self._length = length
-        if len(buffer) < self._packet_end(length):
+        if len(buffer) < offset + LENGTH_SIZE + length + cipher.tag_length:
             return None
         return length
 
