@@ -2,132 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import socket
-import struct
-from collections.abc import Callable
 from typing import Any, cast
 
-from twisted.internet import error, reactor
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import (
-    IConsumer,
-    IHalfCloseableProtocol,
-    IPushProducer,
-    IReactorTCP,
-    IReactorTime,
-)
-from twisted.internet.protocol import ServerFactory
-from twisted.internet.task import deferLater
-from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.internet import error
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer, IHalfCloseableProtocol, IPushProducer
+from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from rtunnel.errors import OpenRefused
 from rtunnel.socket_buffers import FIRST, PROVEN, UNSENT
 from rtunnel.splice import SpliceReport, splice
-from rtunnel.tcp_stream import TcpStream, connect_tcp
+from rtunnel.tcp_stream import TcpStream
 from rtunnel.testing import RecordingProducer, RecordingReceiver
-
-TIMEOUT = 10.0
-clock = cast(IReactorTime, reactor)
-tcp = cast(IReactorTCP, reactor)
-
-
-class Collector(RecordingReceiver):
-    """A receiver whose tests wait for what it is told."""
-
-    def __init__(self, on_data: Callable[[bytes], None] | None = None) -> None:
-        super().__init__(on_data)
-        self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._look()
-
-    def eof_received(self) -> None:
-        super().eof_received()
-        self._look()
-
-    def closed(self, reason: str | None) -> None:
-        super().closed(reason)
-        self._look()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until ``condition`` holds after something was told."""
-        if not condition():
-            waiting: Deferred[None] = Deferred()
-            self._waiting.append((condition, waiting))
-            await waiting.addTimeout(TIMEOUT, clock)
-
-    async def until_closed(self) -> str | None:
-        """Wait for ``closed``; its reason."""
-        await self.until(lambda: self.is_closed)
-        return self.reasons[0]
-
-    def _look(self) -> None:
-        for waiting in list(self._waiting):
-            if waiting[0]() and waiting in self._waiting:
-                self._waiting.remove(waiting)
-                waiting[1].callback(None)
-
-
-async def pause(seconds: float = 0.05) -> None:
-    """Let the reactor run for a while."""
-    await deferLater(clock, seconds, lambda: None)
-
-
-class TcpStreamTestCase(TestCase):
-    """Makes pairs of streams over the loopback."""
-
-    timeout = 30
-
-    def setUp(self) -> None:
-        """Nothing is open yet."""
-        self.streams: list[TcpStream] = []
-
-    async def listen(self) -> tuple[int, Deferred[TcpStream]]:
-        """A port that accepts streams; the first of them."""
-        accepted: Deferred[TcpStream] = Deferred()
-        test = self
-
-        class Accepting(ServerFactory):
-            noisy = False
-
-            def buildProtocol(self, addr: object) -> TcpStream:
-                stream = TcpStream()
-                test.streams.append(stream)
-                clock.callLater(0, accepted.callback, stream)
-                return stream
-
-        port = tcp.listenTCP(0, Accepting(), interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
-        return port.getHost().port, accepted  # type: ignore[attr-defined]
-
-    async def pair(self) -> tuple[TcpStream, TcpStream]:
-        """Two ends of one TCP connection, neither started."""
-        port, accepted = await self.listen()
-        near = await connect_tcp(tcp, "127.0.0.1", port, TIMEOUT)
-        self.streams.append(near)
-        self.addCleanup(self.let_go)
-        return near, await accepted
-
-    async def started(
-        self,
-    ) -> tuple[TcpStream, Collector, TcpStream, Collector]:
-        """Two started ends, and what each is told."""
-        near, far = await self.pair()
-        near_receiver, far_receiver = Collector(), Collector()
-        near.start(near_receiver)
-        far.start(far_receiver)
-        return near, near_receiver, far, far_receiver
-
-    async def let_go(self) -> None:
-        """Close whatever a test left open."""
-        for stream in self.streams:
-            stream.abort()
-        await pause(0.01)
+from tests.tcp_streams import TIMEOUT, Collector, TcpStreamTestCase, clock, pause
 
 
 class StreamTests(TcpStreamTestCase):
@@ -483,127 +373,3 @@ class HeldDataTests(SynchronousTestCase):
         stream, _ = self.make()
         with self.assertRaises(RuntimeError):
             stream.registerProducer(RecordingProducer(), False)
-
-
-class ConnectTests(TcpStreamTestCase):
-    """Dialling a target."""
-
-    async def test_refused(self) -> None:
-        """A closed port says so, with code 2."""
-        with socket.socket() as closed:
-            closed.bind(("127.0.0.1", 0))
-            port = closed.getsockname()[1]
-            with self.assertRaises(OpenRefused) as raised:
-                await connect_tcp(tcp, "127.0.0.1", port, TIMEOUT)
-        self.assertEqual(raised.exception.reason_code, 2)
-        self.assertEqual(
-            raised.exception.text, f"connection to 127.0.0.1:{port} refused"
-        )
-
-    async def test_what_is_started_as_soon_as_it_is_there_reads_on(self) -> None:
-        """A stream that is started where the dial is awaited is not paused again."""
-        port, accepting = await self.listen()
-        stream = await connect_tcp(tcp, "127.0.0.1", port, TIMEOUT)
-        receiver = Collector()
-        stream.start(receiver)
-        self.streams.append(stream)
-        self.addCleanup(self.let_go)
-        (await accepting).write(b"hello")
-        await receiver.until(lambda: receiver.data == b"hello")
-
-    async def test_a_connection_reset_at_once(self) -> None:
-        """A target that resets what it accepted is found out by reading."""
-        with socket.socket() as listening:
-            listening.bind(("127.0.0.1", 0))
-            listening.listen()
-            port = listening.getsockname()[1]
-            stream = await connect_tcp(tcp, "127.0.0.1", port, TIMEOUT)
-            accepted, _ = listening.accept()
-            accepted.setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-            )
-            accepted.close()
-        receiver = Collector()
-        stream.start(receiver)
-        self.assertEqual(await receiver.until_closed(), "connection reset")
-
-
-class ConnectErrorTests(SynchronousTestCase):
-    """What can go wrong with a dial, as sentences."""
-
-    def dial(
-        self, address: str = "10.0.0.5", name: str = ""
-    ) -> tuple[MemoryReactorClock, Deferred[TcpStream]]:
-        """Begin to dial port 22."""
-        memory = MemoryReactorClock()
-        return memory, Deferred.fromCoroutine(
-            connect_tcp(memory, address, 22, 7.5, name=name)
-        )
-
-    def refusal(self, failed: Exception, address: str = "10.0.0.5") -> tuple[int, str]:
-        """Code and sentence when connecting fails with ``failed``."""
-        memory, dialling = self.dial(address)
-        connector = memory.connectors[0]
-        factory = memory.tcpClients[0][2]
-        factory.clientConnectionFailed(connector, Failure(failed))
-        refused = self.failureResultOf(dialling, OpenRefused).value
-        return refused.reason_code, refused.text
-
-    def test_sentences(self) -> None:
-        """Each kind of failure has its own."""
-        for failed, expected in [
-            (
-                error.ConnectionRefusedError(errno.ECONNREFUSED),
-                (2, "connection to 10.0.0.5:22 refused"),
-            ),
-            (
-                error.TimeoutError(),
-                (2, "connection to 10.0.0.5:22 timed out after 7.5 s"),
-            ),
-            (
-                error.TCPTimedOutError(errno.ETIMEDOUT),
-                (2, "connection to 10.0.0.5:22 timed out after 7.5 s"),
-            ),
-            (error.NoRouteError(errno.ENETUNREACH), (2, "no route to 10.0.0.5:22")),
-            (error.ConnectError(errno.EHOSTUNREACH), (2, "no route to 10.0.0.5:22")),
-            (
-                error.ConnectError(errno.EACCES),
-                (2, "connection to 10.0.0.5:22 failed: Permission denied"),
-            ),
-            (
-                error.ConnectBindError(errno.EMFILE, "Too many open files"),
-                (4, "no file descriptor left to connect to 10.0.0.5:22"),
-            ),
-            (error.ConnectError(), (2, "connection to 10.0.0.5:22 failed")),
-        ]:
-            self.assertEqual(self.refusal(failed), expected)
-
-    def test_ipv6(self) -> None:
-        """IPv6 addresses are dialled, and written in brackets."""
-        self.assertEqual(
-            self.refusal(error.ConnectionRefusedError(), "fd00::1"),
-            (2, "connection to [fd00::1]:22 refused"),
-        )
-
-    def test_named(self) -> None:
-        """The name that the client asked for appears instead of the address."""
-        memory, dialling = self.dial(name="web1")
-        memory.tcpClients[0][2].clientConnectionFailed(
-            memory.connectors[0], Failure(error.ConnectionRefusedError())
-        )
-        refused = self.failureResultOf(dialling, OpenRefused).value
-        self.assertEqual(refused.text, "connection to web1:22 refused")
-
-    def test_timeout_is_passed_on(self) -> None:
-        """The dial takes no longer than it was given."""
-        memory, dialling = self.dial()
-        self.assertEqual(memory.tcpClients[0][3], 7.5)
-        dialling.cancel()
-        self.failureResultOf(dialling)
-
-    def test_cancelling_stops_the_dial(self) -> None:
-        """A cancelled dial is a cancellation, not a refusal, and stops connecting."""
-        memory, dialling = self.dial()
-        dialling.cancel()
-        self.failureResultOf(dialling, CancelledError)
-        self.assertTrue(memory.connectors[0].stoppedConnecting)
