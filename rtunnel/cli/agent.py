@@ -20,6 +20,7 @@ from rtunnel.cli.issuing import (
     public_key_lines,
 )
 from rtunnel.cli.options import (
+    FILE,
     cluster_name,
     force_option,
     key_type_option,
@@ -123,7 +124,7 @@ def sign(
     "--certificate",
     "path",
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="The agent's certificate, agent_key-cert.pub, or a copy of it.",
 )

@@ -10,7 +10,7 @@ import click
 
 from rtunnel.audit.file import AuditPath
 from rtunnel.audit.verification import verify as verify_sources
-from rtunnel.cli.options import state_option
+from rtunnel.cli.options import FILE, state_option
 from rtunnel.config import load_proxy
 from rtunnel.counting import counted
 from rtunnel.state_directory import PROXY_CONFIG
@@ -37,7 +37,7 @@ def _chain_values(
 @click.argument(
     "files",
     nargs=-1,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="[FILE]...",
 )
 @click.option(

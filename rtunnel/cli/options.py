@@ -89,8 +89,30 @@ def _checked(check: Callable[[str], _T], text: str) -> _T:
         raise click.BadParameter(str(error)) from None
 
 
+class NamedPath(click.Path):
+    """A path that was given.
+
+    An empty one would be the working directory, and comes of a variable of a script
+    that is not set.
+    """
+
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        """See :class:`click.Path`."""
+        if value == "":
+            self.fail("the path is empty; . is the current directory", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 # Not asked whether it can be read: whoever opens a file of it knows what to advise.
-DIRECTORY = click.Path(file_okay=False, readable=False, path_type=Path)
+DIRECTORY = NamedPath(file_okay=False, readable=False, path_type=Path)
+
+#: A file, which need not be there.
+FILE = NamedPath(dir_okay=False, path_type=Path)
 
 state_option = click.option(
     "--state",

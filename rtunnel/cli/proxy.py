@@ -22,6 +22,7 @@ from rtunnel.cli.issuing import (
     sign_host_key,
 )
 from rtunnel.cli.options import (
+    FILE,
     force_option,
     key_type_option,
     out_option,
@@ -113,7 +114,7 @@ def sign(
 @click.option(
     "--certificate",
     "path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="The host certificate to renew. Default: the one in the state directory.",
 )

@@ -9,6 +9,7 @@ import click
 
 from rtunnel.authority_files import load_authority
 from rtunnel.cli.options import (
+    FILE,
     force_option,
     principal_option,
     state_option,
@@ -37,7 +38,7 @@ def user() -> None:
     "--key",
     required=True,
     metavar="FILE.pub",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="The person's public key.",
 )
 @principal_option("What [[allow]] rules may call this person besides NAME.")
@@ -45,7 +46,7 @@ def user() -> None:
 @click.option(
     "--out",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="Where to write the certificate. Default: FILE-cert.pub beside FILE.pub, "
     "where ssh finds it.",
 )

@@ -49,10 +49,13 @@ class ProgramOptions(Options):
     ]
 
     def postOptions(self) -> None:
-        """Refuse a log format or level that there is not.
+        """Refuse a log format or level that there is not, and a file without a name.
 
-        :raises UsageError: naming those that there are.
+        :raises UsageError: saying what there is.
         """
+        if not self["config"]:
+            # Of a variable that is not set; it would be the working directory.
+            raise UsageError("--config is empty; give the path of the config file")
         for option, choices in (("log-format", LOG_FORMATS), ("log-level", LOG_LEVELS)):
             if self[option] not in choices:
                 raise UsageError(

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.cli.options import (
     DIRECTORY,
+    FILE,
     MAX_DURATION,
     cluster_name,
     dial_address,
@@ -88,3 +89,13 @@ class DirectoryTests(SynchronousTestCase):
         path = self.mktemp()
         Path(path).touch()
         self.assertRaises(click.BadParameter, DIRECTORY.convert, path, None, None)
+
+
+class EmptyPathTests(SynchronousTestCase):
+    """What a variable of a script becomes that is not set."""
+
+    def test_it_is_not_the_current_directory(self) -> None:
+        """Neither as a directory nor as a file."""
+        for kind in (DIRECTORY, FILE):
+            error = self.assertRaises(click.BadParameter, kind.convert, "", None, None)
+            self.assertIn("is empty", error.message)

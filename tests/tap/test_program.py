@@ -62,6 +62,14 @@ class OptionsTests(SynchronousTestCase):
         )
         self.assertIn("--config FILE", str(error))
 
+    def test_empty_name_of_a_config_file_is_refused(self) -> None:
+        """It would be the current directory."""
+        for options in (AgentOptions(), ProxyOptions()):
+            error = self.assertRaises(
+                UsageError, options.parseOptions, ["--config", ""]
+            )
+            self.assertIn("--config is empty", str(error))
+
 
 class TwistdTestCase(CommandTestCase):
     """A test with a cluster on a free port of this machine."""
