@@ -27,7 +27,7 @@ from rtunnel.trust.revocation import (
 from rtunnel.trust.rotation import AuthorityState, step
 from rtunnel.wire.certificate import FOREVER, Certificate
 from rtunnel.wire.keys import PrivateKey
-from tests.agent.test_trust import TrustTestCase
+from tests.agent.trusting import TrustTestCase
 
 NOW = 1_000_000.0
 WEEK = 7 * 86400.0
