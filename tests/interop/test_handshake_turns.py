@@ -86,9 +86,11 @@ class TurnsTests(DeploymentTestCase):
         self.said = said_until("exchanged")
 
     def stranger(self, source: str) -> socket.socket:
-        """One that has heard the proxy's version and offer."""
+        """One that has connected."""
         connection = socket.socket()
         self.addCleanup(connection.close)
+        # Before there is any data: what has come has no time stamp any more.
+        stamp_arrivals(connection)
         connection.bind((source, 0))
         connection.connect((LOOPBACK, self.proxy.port))
         return connection
@@ -107,9 +109,10 @@ class TurnsTests(DeploymentTestCase):
         """All strangers have asked before them, and one or two are answered before."""
         live = self.log_in()
         stamp_arrivals(live.socket)
+        # After that nothing comes unasked.
+        live.ask()
         strangers = [self.stranger(each) for each in addresses(STRANGERS, block=40)]
         for stranger in strangers:
-            stamp_arrivals(stranger)
             receive(stranger)
         process = self.proxy.process
         process.signal(signal.SIGSTOP)
