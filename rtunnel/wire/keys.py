@@ -16,7 +16,11 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import attrs
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import (
+    InternalError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+)
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -232,21 +236,45 @@ class PrivateKey:
             the sentence does not name the file.
         """
         try:
-            signer = serialization.load_ssh_private_key(data, password=None)
+            # Whether the factors are primes takes 0.1 s to say, in which nothing else
+            # moves, and is asked each time that a file is read. ssh does not ask.
+            signer = serialization.load_ssh_private_key(
+                data, password=None, unsafe_skip_rsa_key_validation=True
+            )
         except TypeError:
             raise KeyFileError(
                 "the private key has a passphrase; remove it with ssh-keygen -p"
             ) from None
-        except (ValueError, UnsupportedAlgorithm, NotImplementedError):
+        except (
+            ValueError,
+            ZeroDivisionError,
+            UnsupportedAlgorithm,
+            NotImplementedError,
+        ):
             raise KeyFileError("not an OpenSSH private key") from None
         if not isinstance(
             signer, Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
         ):
             raise KeyFileError("the private key is of a kind that is not accepted")
         try:
-            return cls._from_signer(signer)
+            key = cls._from_signer(signer)
         except KeyFormatError as error:
             raise KeyFileError(f"the private key is not accepted: {error}") from None
+        if isinstance(signer, rsa.RSAPrivateKey) and not key._is_consistent(signer):
+            raise KeyFileError("the private key is damaged: its numbers do not agree")
+        return key
+
+    def _is_consistent(self, signer: rsa.RSAPrivateKey) -> bool:
+        """Whether the numbers of an RSA key belong together, and it can sign."""
+        numbers = signer.private_numbers()
+        p, q = numbers.p, numbers.q
+        if p * q != numbers.public_numbers.n or numbers.iqmp * q % p != 1:
+            return False
+        algorithm = self.public.signature_algorithms[0]
+        try:
+            return self.public.verify(self.sign(b"", algorithm), b"", algorithm)
+        except (ValueError, InternalError):
+            return False
 
     @classmethod
     def _from_signer(cls, signer: _Signer) -> PrivateKey:

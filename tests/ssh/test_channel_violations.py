@@ -75,7 +75,7 @@ class ViolationTests(SynchronousTestCase):
             uint32(ends.far.number) + uint32(1) + string(b"x"),
         )
         self.assert_only_the_channel_ends(
-            ends, "the peer sent 1 bytes of data where the window has 0"
+            ends, "the peer sent 1 byte of data where the window has 0"
         )
 
     def test_extended_data_after_eof(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import time
 import warnings
 from pathlib import Path
 
@@ -391,6 +392,29 @@ class PrivateKeyTests(SynchronousTestCase):
         """What a traceback or a log shows is the public fingerprint."""
         key = private_key(ED25519)
         self.assertEqual(repr(key), f"<PrivateKey of {key.public!r}>")
+
+    def test_an_rsa_key_whose_numbers_do_not_agree_is_refused(self) -> None:
+        """Each of them is held against the others, and the whole signs once."""
+        key = rsa_key()
+        numbers = key.private_numbers()
+        lines = openssh_file(key).splitlines()
+        body = base64.b64decode(b"".join(lines[1:-1]))
+        for number in (numbers.d, numbers.iqmp, numbers.p, numbers.q):
+            for change in (1, 2, 2**64):
+                wrong = body.replace(mpint(number), mpint(number ^ change))
+                self.assertNotEqual(wrong, body)
+                file = (lines[0], base64.b64encode(wrong), lines[-1], b"")
+                self.refusal(b"\n".join(file))
+
+    def test_reading_an_rsa_key_holds_nothing_up(self) -> None:
+        """A proxy or an agent does so while it runs: 50 ms of computing at the most."""
+        file = openssh_file(rsa_key())
+        took = []
+        for _ in range(5):
+            before = time.thread_time()
+            PrivateKey.from_openssh(file)
+            took.append(time.thread_time() - before)
+        self.assertLess(min(took), 0.05)
 
     @given(st.data())
     @modest
