@@ -111,12 +111,15 @@ def available_keys(path: Path) -> tuple[PrivateKey, ...]:
     return tuple(found.values())
 
 
-def arrange(directory: Path, bundle: TrustBundle) -> None:
+def arrange(directory: Path, bundle: TrustBundle, *, is_newest: bool = True) -> None:
     """Put the private keys that are here where the bundle's phase wants them.
 
     Where the authority's private key is not, there is nothing to do. A crash in between
     loses no key, and doing it again finishes it.
 
+    :param is_newest: False while there may be a newer bundle, that a crash has kept
+        from being adopted. Then keys that this one has no use for stay: the newer one
+        may be about them.
     :raises KeyFileError: when the key that is to sign is not here though others are, or
         the directory cannot be written.
     """
@@ -142,7 +145,8 @@ def arrange(directory: Path, bundle: TrustBundle) -> None:
                     "until that key is in its place"
                 )
             os.rename(source, path)
-        for unused in {next_path(path), previous_path(path)} - {beside}:
+        unwanted = {next_path(path), previous_path(path)} - {beside}
+        for unused in unwanted if is_newest else ():
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(unused)
         sync_directory(directory)

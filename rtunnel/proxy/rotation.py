@@ -14,6 +14,7 @@ from rtunnel.authority_files import (
     available_keys,
     load_authority,
     make_next,
+    next_path,
     previous_path,
 )
 from rtunnel.counting import counted
@@ -262,9 +263,11 @@ class Rotation:
         keys = available_keys(path)
         bundle = step(state, signing.public, target, new)
         if bundle.signs not in {key.public for key in keys}:
+            comes = state.phase is Phase.TRUSTED
+            place = next_path(path) if comes else previous_path(path)
             raise RotationRefused(
                 f"the private key that would sign then is not here; put it back as "
-                f"{previous_path(path)}"
+                f"{place}" + (", or go back with --back" if comes else "")
             )
         return bundle.signed(keys)
 

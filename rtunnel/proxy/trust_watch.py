@@ -56,8 +56,9 @@ class TrustWatch:
             bundle = load_bundle(directory, role)
             if bundle is not None:
                 self._bundles[role] = bundle
-                # What a crash has interrupted.
-                self._arrange(bundle)
+                # What a crash has interrupted, as far as it is known by now.
+                self._arrange(bundle, is_newest=False)
+        self._unarranged = set(self._bundles)
         self._refused: dict[Role, int] = {}
         self._subscribers: list[Callable[[Role], None]] = []
         self._look = RegistryLook(registry, clock, TRUST, self._read, "the authorities")
@@ -127,7 +128,10 @@ class TrustWatch:
         held = None if entry is None else self._parsed(entry, role)
         if held is not None and (own is None or held.generation > own.generation):
             self._try_to_adopt(held)
-        elif own is not None and (
+            return
+        if own is not None and role in self._unarranged:
+            self._arrange(own)
+        if own is not None and (
             held is None
             or held.generation < own.generation
             or (held != own and not self._vouched_for(held))
@@ -173,8 +177,10 @@ class TrustWatch:
         for callback in self._subscribers:
             callback(bundle.role)
 
-    def _arrange(self, bundle: TrustBundle) -> None:
+    def _arrange(self, bundle: TrustBundle, is_newest: bool = True) -> None:
+        if is_newest:
+            self._unarranged.discard(bundle.role)
         try:
-            arrange(self._directory, bundle)
+            arrange(self._directory, bundle, is_newest=is_newest)
         except KeyFileError as error:
             self._log.error("{reason}", reason=str(error))

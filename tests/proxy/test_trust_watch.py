@@ -22,7 +22,11 @@ from rtunnel.proxy.registry_look import LOOK_INTERVAL
 from rtunnel.proxy.rotation import Rotation
 from rtunnel.proxy.trust_watch import TRUST, TrustWatch
 from rtunnel.registry.memory import MemoryRegistry
-from rtunnel.state_directory import load_proxy_credentials, load_trust_anchors
+from rtunnel.state_directory import (
+    load_proxy_credentials,
+    load_trust_anchors,
+    write_private,
+)
 from rtunnel.trust.authority import CertificateAuthority
 from rtunnel.trust.bundle import MAX_GENERATION, Phase, TrustBundle
 from rtunnel.wire.keys import PrivateKey
@@ -280,6 +284,45 @@ class TrustWatchTests(TrustWatchTestCase):
         await self.move(Phase.STEADY, back=True)
         self.assertFalse(next_path(self.first_state / "user_ca").exists())
         self.assertEqual(len(self.second.credentials.anchors.user), 1)
+
+    async def test_a_crash_before_the_files_were_written_loses_no_key(self) -> None:
+        """The registry has the next rotation already, the directory the end of the
+        last one, and the new key lies beside."""
+        await self.move(Phase.TRUSTED, Phase.SIGNS, Phase.RETIRED)
+        before = self.directory / "before"
+        shutil.copytree(self.first_state, before)
+        await self.move(Phase.TRUSTED)
+        new = next_path(self.first_state / "user_ca")
+        key = new.read_bytes()
+        self.first.stop()
+        shutil.rmtree(self.first_state)
+        shutil.copytree(before, self.first_state)
+        write_private(new, key)
+
+        self.first = await self.proxy(self.first_state)
+        self.assertEqual(self.first.rotation.state("user").phase, Phase.TRUSTED)
+        self.assertEqual(new.read_bytes(), key)
+        await self.move(Phase.SIGNS)
+
+    async def test_a_key_of_a_rotation_that_never_began_is_removed(self) -> None:
+        """The crash came before the registry heard of it."""
+        await self.move(Phase.TRUSTED, Phase.SIGNS, Phase.RETIRED)
+        new = next_path(self.first_state / "user_ca")
+        write_private(new, PrivateKey.generate().to_openssh())
+        self.first.stop()
+        self.first = await self.proxy(self.first_state)
+        self.assertFalse(new.exists())
+        await self.move(Phase.TRUSTED, Phase.SIGNS)
+
+    async def test_a_key_that_is_missing_is_named(self) -> None:
+        """With what else can be done."""
+        await self.move(Phase.TRUSTED)
+        new = next_path(self.first_state / "user_ca")
+        new.unlink()
+        with self.assertRaisesRegex(RotationRefused, f"{new}, or go back with --back"):
+            await self.move(Phase.SIGNS)
+        await self.move(Phase.STEADY, back=True)
+        await self.move(Phase.TRUSTED, Phase.SIGNS)
 
     async def test_status_says_who_lags_and_what_with(self) -> None:
         """For ``rtunnel ca status --json``."""
