@@ -50,6 +50,7 @@ FLOORS = (
         "rtunnel.control",
         "rtunnel.config",
         "rtunnel.state_directory",
+        "rtunnel.filling",
         "rtunnel.authority_files",
         "rtunnel.certified_key",
         "rtunnel.key_making",

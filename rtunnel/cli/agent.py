@@ -9,7 +9,6 @@ from uuid import uuid4
 import click
 
 from rtunnel.authority_files import load_authority
-from rtunnel.cli.filling import check_fillable, fill
 from rtunnel.cli.issuing import (
     AGENT_FILES,
     agent_config,
@@ -33,6 +32,7 @@ from rtunnel.cli.preconditions import check_agent_cluster, check_public
 from rtunnel.cli.printing import shell_path, steps, until
 from rtunnel.config import load_proxy
 from rtunnel.errors import ConfigError
+from rtunnel.filling import check_fillable, fill
 from rtunnel.state_directory import (
     AGENT_CA,
     AGENT_CONFIG,

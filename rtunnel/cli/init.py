@@ -7,7 +7,6 @@ from uuid import uuid4
 
 import click
 
-from rtunnel.cli.filling import NewFile, check_fillable, fill
 from rtunnel.cli.issuing import (
     CAS,
     PROXY_FILES,
@@ -27,6 +26,7 @@ from rtunnel.cli.options import (
 )
 from rtunnel.cli.printing import shell_path, steps
 from rtunnel.config import Address, ProxyConfig, proxy_toml
+from rtunnel.filling import NewFile, check_fillable, fill
 from rtunnel.state_directory import AUTHORIZED_KEYS, HOST_CA, PROXY_CONFIG
 from rtunnel.wire.keys import PrivateKey
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rtunnel.authority_files import available_keys
-from rtunnel.cli.filling import NewFile
 from rtunnel.config import Address, AgentConfig, ProxyConfig, agent_toml
 from rtunnel.config.structuring import structure
 from rtunnel.errors import CertificateError, ConfigError, KeyFileError
+from rtunnel.filling import NewFile
 from rtunnel.state_directory import (
     AGENT_CA,
     AGENT_CONFIG,

@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 from rtunnel.agent.connect import Connector
 from rtunnel.agent.join import Joining
 from rtunnel.agent.tls import load_authorities
-from rtunnel.cli.filling import NewFile, check_fillable, fill
 from rtunnel.cli.init import FIRST_AUTHORIZED_KEYS
 from rtunnel.cli.issuing import (
     AGENT_FILES,
@@ -39,6 +38,7 @@ from rtunnel.cli.options import (
 from rtunnel.cli.printing import host_key_note, shell_path, steps, until
 from rtunnel.config import proxy_toml
 from rtunnel.errors import CertificateError, ConfigError, JoinFailed, ProtocolError
+from rtunnel.filling import NewFile, check_fillable, fill
 from rtunnel.state_directory import (
     AGENT_CONFIG,
     AGENT_KEY,

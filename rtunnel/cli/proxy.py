@@ -8,7 +8,6 @@ from uuid import uuid4
 import click
 
 from rtunnel.authority_files import load_authority
-from rtunnel.cli.filling import check_fillable, fill
 from rtunnel.cli.init import FIRST_AUTHORIZED_KEYS
 from rtunnel.cli.issuing import (
     CAS,
@@ -36,6 +35,7 @@ from rtunnel.cli.printing import host_key_note, shell_path, steps, until
 from rtunnel.config import ProxyConfig, load_proxy, proxy_toml
 from rtunnel.config.common_settings import common_settings
 from rtunnel.errors import ConfigError, RtunnelError
+from rtunnel.filling import check_fillable, fill
 from rtunnel.state_directory import (
     HOST_CA,
     HOST_KEY,

@@ -29,6 +29,7 @@ from twisted.python.logfile import LogFile
 from twisted.python.usage import Options, UsageError
 
 from rtunnel.errors import ConfigError, RtunnelError
+from rtunnel.filling import finish_filling
 from rtunnel.logging_format import LOG_FORMATS, make_observer
 from rtunnel.lookups import THREADS
 from rtunnel.tap.lean_polling import use_lean_polling
@@ -113,7 +114,10 @@ def make_program(
     :raises SystemExit: with exit code 1, when ``build`` raises an expected error.
     """
     try:
-        service, started = build(Path(options["config"]))
+        path = Path(options["config"])
+        # Before anything is read there, the config file included.
+        finish_filling(path.parent)
+        service, started = build(path)
     except EXPECTED as error:
         # No log: it would come out on standard error a second time.
         _tell(tapname, error, sys.stderr)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtunnel.cli.filling import NewFile, check_fillable, fill
 from rtunnel.errors import KeyFileError
+from rtunnel.filling import NewFile, check_fillable, fill, finish_filling
 from tests.crashes import every_crash
 
 FILES = [
@@ -120,6 +121,59 @@ class FillTests(SynchronousTestCase):
 
 class KilledTests(SynchronousTestCase):
     """What a process leaves that is killed in the middle."""
+
+    def test_whoever_comes_first_finishes_it(self) -> None:
+        """All files are the old ones, or all of them the new ones, and once they are
+        new they stay."""
+        for older in ([], FILES):
+            directory = Path(self.mktemp())
+            is_new = False
+            for _ in self.crashes(directory, older):
+                finish_filling(directory)
+                found = {
+                    path.name: path.read_bytes()
+                    for path in directory.iterdir()
+                    if not path.name.startswith(".")
+                }
+                if found == {file.name: b"new" for file in FILES}:
+                    is_new = True
+                    names = [path.name for path in directory.iterdir()]
+                    self.assertEqual(sorted(names), sorted(found))
+                else:
+                    self.assertFalse(is_new)
+                    self.assertEqual(found, {f.name: f.content for f in older})
+            self.assertTrue(is_new)
+
+    def crashes(self, directory: Path, older: list[NewFile]) -> Iterator[int]:
+        """Fill a directory that has older files, and crash at each step."""
+
+        def put_back() -> None:
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
+            if older:
+                fill(directory, older, force=False)
+
+        changed = [NewFile.public(file.name, "new") for file in FILES]
+        put_back()
+        for number in every_crash(lambda: fill(directory, changed, force=True)):
+            yield number
+            put_back()
+
+    def test_what_somebody_puts_in_place_now_is_left_to_them(self) -> None:
+        """Whoever starts meanwhile takes nothing away."""
+        directory = Path(self.mktemp())
+        real = os.replace
+        hidden = []
+
+        def replace(source: Path, target: Path) -> None:
+            if source.parent == directory and target.name in ("key", "config.toml"):
+                finish_filling(directory)
+                hidden.append(source.exists())
+            real(source, target)
+
+        self.patch(os, "replace", replace)
+        fill(directory, FILES, force=False)
+        self.assertEqual(hidden, [True, True])
 
     def test_the_next_leaves_nothing_of_it(self) -> None:
         """Neither what was to come nor what was to go: private keys are in both."""
