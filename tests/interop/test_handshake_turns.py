@@ -20,6 +20,7 @@ from rtunnel.wire.keys import PrivateKey
 from rtunnel.wire.numbers import (
     MSG_GLOBAL_REQUEST,
     MSG_KEX_ECDH_REPLY,
+    MSG_KEXINIT,
     MSG_REQUEST_FAILURE,
 )
 from tests.interop.deployment import USER, Layout
@@ -45,6 +46,9 @@ BURST, RATE = 10, 8
 #: Seconds until an answer.
 PATIENCE = 20.0
 
+#: Before any other time.
+UNKNOWN = 1
+
 #: Linux's; Python has no name for it.
 _SO_TIMESTAMPNS = 35
 _TIMESTAMP = struct.Struct("qq")
@@ -58,7 +62,8 @@ def stamp_arrivals(connection: socket.socket) -> None:
 def receive(connection: socket.socket) -> tuple[bytes, int]:
     """Wait for data; with the time in nanoseconds when it came, 0 for its end.
 
-    When this process got round to reading it does not count.
+    When this process got round to reading it does not count. It is :data:`UNKNOWN` when
+    the kernel had not begun to note times, which it does soon after it is asked to.
     """
     assert select.select([connection], [], [], PATIENCE)[0], "no answer"
     try:
@@ -69,8 +74,49 @@ def receive(connection: socket.socket) -> tuple[bytes, int]:
         if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS):
             seconds, nanoseconds = _TIMESTAMP.unpack(value)
             return data, seconds * 10**9 + nanoseconds
-    assert not data, "no time stamp"
-    return data, 0
+    return data, UNKNOWN if data else 0
+
+
+class Stranger:
+    """One that asks for a key exchange and never logs in.
+
+    :param port: of the proxy.
+    :param source: where it comes from.
+    """
+
+    def __init__(self, port: int, source: str) -> None:
+        self._connection = socket.socket()
+        stamp_arrivals(self._connection)
+        self._connection.bind((source, 0))
+        self._connection.connect((LOOPBACK, port))
+        self._came = b""
+
+    def send(self, data: bytes) -> None:
+        """Say something; who has been sent away is not heard."""
+        with contextlib.suppress(OSError):
+            self._connection.sendall(data)
+
+    def wait_for(self, number: int) -> int:
+        """When a message of the proxy's came, in nanoseconds; 0 if it never will."""
+        came = 1
+        while came and not self._has(number):
+            data, came = receive(self._connection)
+            self._came += data
+        return came
+
+    def _has(self, number: int) -> bool:
+        """Whether a message is in what has come, which is not encrypted yet."""
+        _, found, packets = self._came.partition(b"\r\n")
+        while found and len(packets) > 5:
+            length = 4 + int.from_bytes(packets[:4])
+            if packets[5] == number and len(packets) >= length:
+                return True
+            packets = packets[length:]
+        return False
+
+    def close(self) -> None:
+        """Leave."""
+        self._connection.close()
 
 
 class TurnsTests(DeploymentTestCase):
@@ -85,15 +131,11 @@ class TurnsTests(DeploymentTestCase):
         (self.proxy,) = self.deployment.proxies
         self.said = said_until("exchanged")
 
-    def stranger(self, source: str) -> socket.socket:
+    def stranger(self, source: str) -> Stranger:
         """One that has connected."""
-        connection = socket.socket()
-        self.addCleanup(connection.close)
-        # Before there is any data: what has come has no time stamp any more.
-        stamp_arrivals(connection)
-        connection.bind((source, 0))
-        connection.connect((LOOPBACK, self.proxy.port))
-        return connection
+        stranger = Stranger(self.proxy.port, source)
+        self.addCleanup(stranger.close)
+        return stranger
 
     def log_in(self) -> SocketClient:
         """Somebody who has logged in."""
@@ -113,34 +155,27 @@ class TurnsTests(DeploymentTestCase):
         live.ask()
         strangers = [self.stranger(each) for each in addresses(STRANGERS, block=40)]
         for stranger in strangers:
-            receive(stranger)
+            self.assertTrue(stranger.wait_for(MSG_KEXINIT))
         process = self.proxy.process
         process.signal(signal.SIGSTOP)
         self.addCleanup(process.signal, signal.SIGCONT)
         for stranger in strangers:
-            stranger.sendall(self.said)
+            stranger.send(self.said)
         live.send(MSG_GLOBAL_REQUEST, string(b"no such") + boolean(True))
         process.signal(signal.SIGCONT)
         data, answered = receive(live.socket)
         live.bytes_received(data)
         self.assertIsNotNone(live.taken(MSG_REQUEST_FAILURE))
-        theirs = [receive(stranger)[1] for stranger in strangers]
+        self.assertGreater(answered, UNKNOWN)
+        theirs = [stranger.wait_for(MSG_KEX_ECDH_REPLY) for stranger in strangers]
         self.assertNotIn(0, theirs)
         self.assertLessEqual(sum(each < answered for each in theirs), FIRST)
 
     def exchange(self, source: str) -> bool:
         """Ask for a key exchange, and leave; whether there was one."""
-        with self.stranger(source) as stranger:
-            stranger.settimeout(PATIENCE)
-            came = b""
-            with contextlib.suppress(OSError):
-                stranger.sendall(self.said)
-                while not has_reply(came):
-                    data = stranger.recv(65536)
-                    if not data:
-                        break
-                    came += data
-            return has_reply(came)
+        with contextlib.closing(Stranger(self.proxy.port, source)) as stranger:
+            stranger.send(self.said)
+            return bool(stranger.wait_for(MSG_KEX_ECDH_REPLY))
 
     def test_a_source_that_comes_to_nothing_gets_no_more(self) -> None:
         """After 15 key exchanges in vain nobody listens to it; others are heard."""
@@ -160,13 +195,3 @@ class TurnsTests(DeploymentTestCase):
         took = time.monotonic() - begun
         self.assertTrue(all(answers))
         self.assertGreater(took, (UNTIL_PENALTY - 1 - BURST) / RATE - 0.05)
-
-
-def has_reply(came: bytes) -> bool:
-    """Whether the answer to a key exchange is in what a server has said so far."""
-    _, found, packets = came.partition(b"\r\n")
-    while found and len(packets) > 5:
-        if packets[5] == MSG_KEX_ECDH_REPLY:
-            return True
-        packets = packets[4 + int.from_bytes(packets[:4]) :]
-    return False
