@@ -84,6 +84,14 @@ class TcpTests(ConnectorTestCase):
         self.assertTrue(self.reactor.given_up(0))
         self.assertEqual(len(self.reactor.attempts), 2)
 
+    def test_dial_that_is_given_up_says_no_more_than_that(self) -> None:
+        """Be it to one address or to several; an agent that stops has no defect."""
+        for name in ("lb.example.com", "dual.example.com", "10.0.0.9"):
+            connecting = self.connect(f"{name}:3023")
+            self.assertNoResult(connecting)
+            connecting.cancel()
+            self.failureResultOf(connecting, CancelledError)
+
     def test_name_is_resolved_for_every_dial(self) -> None:
         """Its records may have changed."""
         self.connect("lb.example.com:3023")
