@@ -210,7 +210,7 @@ class _Verification:
             return
         number, reason = self._left_out[0]
         more = len(self._left_out) - 1
-        others = f" (so many lines tell of others: {more})" if more else ""
+        others = f" ({counted(more, 'more line')} like it)" if more else ""
         self._notes.append(f"{source.name}: line {number}: {reason}{others}")
 
     def _note_torn(self, source: AuditSource, pending: _Pending) -> None:

@@ -36,6 +36,7 @@ from rtunnel.proxy.target_connections import ConnectionOwner, TargetConnections
 from rtunnel.proxy.tunnel import TRANSPORT_CHANNEL
 from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
+from rtunnel.ssh.log_rate import LogRate
 from rtunnel.trust.identity import Identity, PeerIdentity, UserIdentity
 from rtunnel.wire.data_types import text
 
@@ -109,6 +110,10 @@ class Peer:
         self._answers = answers
         self._connection: Connection | None = None
         self._watch: LinkWatch | None = None
+        # Each has a line in the audit file besides.
+        self._log_rate = LogRate(
+            clock, f"clients of proxy {identity.proxy_id} who are nobody here"
+        )
         self._connections = TargetConnections(owner, clock, proxy_id)
 
     @property
@@ -195,14 +200,15 @@ class Peer:
             if not isinstance(identity, UserIdentity):
                 raise AuthenticationRefused("that is not a person's certificate")
         except AuthenticationRefused as error:
-            self._log.warn(
-                "connection {connection_id} that proxy {peer} passes on for a client "
-                "from {source} refused: {reason}",
-                connection_id=asked.connection_id,
-                peer=self.identity.proxy_id,
-                source=asked.source,
-                reason=printable(str(error)),
-            )
+            if self._log_rate.allows():
+                self._log.warn(
+                    "connection {connection_id} that proxy {peer} passes on for a "
+                    "client from {source} refused: {reason}",
+                    connection_id=asked.connection_id,
+                    peer=self.identity.proxy_id,
+                    source=asked.source,
+                    reason=printable(str(error)),
+                )
             self._owner.record(
                 LoginRefused(
                     source=asked.source,

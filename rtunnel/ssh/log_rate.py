@@ -1,4 +1,4 @@
-"""Log lines that anybody on the Internet can cause, held to a rate."""
+"""Log lines that others can cause as many of as they like, held to a rate."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ LINES_AT_ONCE = 100
 
 
 class LogRate:
-    """Says whether one more line about a peer that has not logged in may be logged.
+    """Says whether one more line may be logged.
 
     Once it may again, how many were not is logged in their place.
+
+    :param about: whom the lines are about.
     """
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(
+        self, clock: IReactorTime, about: str = "peers that did not log in"
+    ) -> None:
         self._clock = clock
+        self._about = about
         self._tokens = TokenBucket(LINES_PER_SECOND, LINES_AT_ONCE, clock.seconds())
         self._suppressed = 0
 
@@ -33,8 +38,9 @@ class LogRate:
             return False
         if self._suppressed:
             self._log.info(
-                "left out about peers that did not log in: {lines}",
+                "left out about {about}: {lines}",
                 suppressed=self._suppressed,
+                about=self._about,
                 lines=counted(self._suppressed, "line"),
             )
             self._suppressed = 0

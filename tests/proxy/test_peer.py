@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+from twisted.logger import capturedLogs
 
 from rtunnel.authority_files import load_authority
 from rtunnel.discovery.peer_request import PeerRequest
@@ -15,6 +16,7 @@ from rtunnel.errors import AuthenticationFailed, OpenRefused, RequestFailed
 from rtunnel.naming import Target
 from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.connection import Connection
+from rtunnel.ssh.log_rate import LINES_AT_ONCE
 from rtunnel.state_directory import (
     load_agent_credentials,
     load_proxy_credentials,
@@ -164,6 +166,23 @@ class ProofTests(PeerTestCase):
         self.assertEqual(len(refusals), len(cases))
         self.assertTrue(all(own.proxy_id in line["reason"] for line in refusals))
         await self.ask(peer, self.request(good))
+
+    async def test_a_flood_of_those_who_are_nobody_is_audited_and_not_all_logged(
+        self,
+    ) -> None:
+        """They have logged in at the other proxy, so no audit line is left out."""
+        await self.agent_at_other()
+        key = PrivateKey.generate()
+        request = self.request(login(key, None))
+        peer = await self.as_peer()
+        count = LINES_AT_ONCE + 50
+        with capturedLogs() as logged:
+            for _ in range(count):
+                await self.refusal(peer, request)
+        said = [e for e in logged if "passes on for a" in (e.get("log_format") or "")]
+        self.assertLess(len(said), count)
+        self.assertGreaterEqual(len(said), LINES_AT_ONCE)
+        self.assertEqual(len(self.audited("login_refused")), count)
 
     async def test_restrictions_to_addresses_hold_for_where_the_user_is(self) -> None:
         """Not for where the proxy is that passes the connection on."""

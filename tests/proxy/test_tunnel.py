@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.logger import capturedLogs
 
+from rtunnel.control import MAX_UNKNOWN_LOGGED
 from rtunnel.discovery.messages import DiscoveryRequest, Drain
 from rtunnel.errors import ConnectionClosed, OpenRefused, RequestFailed
 from rtunnel.ssh.channel import Channel
@@ -98,6 +99,31 @@ class TunnelTests(ProxyTestCase):
                 await agent.control.send(Drain("moving house", 1.0))
         said = [e for e in logs if "is leaving" in (e.get("log_format") or "")]
         self.assertEqual(len(said), 1)
+
+    async def test_what_an_agent_does_in_a_loop_is_not_logged_each_time(self) -> None:
+        """Channels that it may not open, messages that nobody knows, and a control
+        channel once more: each is refused, and the log stays short."""
+        agent = await self.agent_in_service()
+        assert agent.connection is not None and agent.control is not None
+        channel: Channel = agent.control._channel
+        before = len(self.audit_text())
+        with capturedLogs() as logged:
+            for _ in range(100):
+                for kind in (b"control@rtunnel", b"transport@rtunnel", b"session"):
+                    with self.assertRaises(OpenRefused):
+                        await agent.connection.open_channel(kind)
+                with self.assertRaises(RequestFailed):
+                    await channel.send_request(b"nonsense", b"{}")
+        self.assertLessEqual(len(logged), MAX_UNKNOWN_LOGGED)
+        self.assertEqual(len(self.audit_text()), before)
+        self.assertFalse(agent.lost.called)
+
+    async def test_a_control_channel_is_opened_once(self) -> None:
+        """Its end is that of the tunnel, so that it cannot be opened over and over."""
+        agent = await self.agent_in_service()
+        assert agent.control is not None
+        agent.control._channel.close()
+        self.assertIn("control channel was closed", await agent.lost)
 
     async def test_an_agent_opens_nothing_but_its_control_channel(self) -> None:
         """It is no client."""
