@@ -217,7 +217,7 @@ class VerifyTests(SynchronousTestCase):
         lines, _ = written(NEW, left_out, *some(2), left_out, left_out)
         self.assertEqual(
             self.check(lines).notes,
-            ("audit.jsonl: line 2: 9 login_refused (so many lines tell of others: 2)",),
+            ("audit.jsonl: line 2: 9 login_refused (2 more lines like it)",),
         )
 
     def test_a_file_without_a_chain(self) -> None:
