@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from fuzz.script import Script
 from rtunnel.errors import ConnectionClosed, OpenRefused, RequestFailed
+from rtunnel.proxy.fair_shares import ShareTaken
 from rtunnel.ssh.channel import Channel
 from rtunnel.ssh.channel_limits import ChannelLimits
 from rtunnel.ssh.connection import Attach, Connection, OpenRequest
@@ -25,6 +26,15 @@ _LIMITS = ChannelLimits(
     window=8192, initial_window=4096, channels=6, opens_per_second=100.0, opens_burst=40
 )
 _NUMBERS = (80, 81, 82, *range(90, 101))
+
+#: What an open, a dial or a request may fail with, whatever the peer does.
+MAY_GO_WRONG = (
+    OpenRefused,
+    ConnectionClosed,
+    RequestFailed,
+    ShareTaken,
+    CancelledError,
+)
 
 # The longest that anything here waits, in seconds.
 _HOUR = 3600.0
@@ -100,7 +110,7 @@ class Rogue:
     def _fired(self, result: object) -> None:
         self._unfired -= 1
         if isinstance(result, Failure):
-            result.trap(OpenRefused, ConnectionClosed, RequestFailed, CancelledError)
+            result.trap(*MAY_GO_WRONG)
 
     def open(self) -> None:
         kind, data = self._opens[self.script.below(len(self._opens))]
