@@ -45,20 +45,24 @@ def replace_pair(
     """
     finish_replacing(path)
     new = _beside(path)
-    # A key of a pair that never became whole may lie there.
     write_key_pair(new, key, comment, force=True)
     replace_certificate(new, certificate, comment)
     finish_replacing(path)
 
 
 def finish_replacing(path: Path) -> None:
-    """Move a pair that lies beside this one into place, if it is whole.
+    """Move a pair that lies beside this one into place; remove it if it never became
+    whole.
 
     :param path: of the private key.
     :raises KeyFileError: when that is not allowed.
     """
     new = _beside(path)
     if not certificate_path(new).exists():
+        for left in (new, public_path(new)):
+            # One that cannot be removed is in nobody's way.
+            with contextlib.suppress(OSError):
+                left.unlink()
         return
     try:
         for source, target in (

@@ -93,6 +93,8 @@ class CrashTests(CertifiedKeyTestCase):
         ):
             finish_replacing(self.path)
             seen.append(self.pair().public)
+            there = [each.name for each in self.directory.glob("agent_key.new*")]
+            self.assertEqual(there, [])
             # What comes next finds nothing in its way.
             third = PrivateKey.generate()
             replace_pair(self.path, third, certify(third), "agent")
