@@ -11,10 +11,18 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from typing import IO
+from typing import IO, Any, cast
 
-from twisted.logger import FileLogObserver, LogEvent, formatEvent
+from twisted.logger import (
+    FileLogObserver,
+    ILogFilterPredicate,
+    LogEvent,
+    LogLevel,
+    PredicateResult,
+    formatEvent,
+)
 from twisted.python.failure import Failure
+from zope.interface import provider
 
 from rtunnel.naming import printable
 from rtunnel.timestamps import rfc3339
@@ -44,6 +52,21 @@ def make_observer(log_format: str, stream: IO[str]) -> FileLogObserver:
     return FileLogObserver(
         stream, {"text": event_as_text, "json": event_as_json}[log_format]
     )
+
+
+def at_least(level: Any) -> ILogFilterPredicate:
+    """Let events pass from a level on, and none that has no level.
+
+    :param level: of :class:`~twisted.logger.LogLevel`.
+    """
+    wanted = frozenset(each for each in LogLevel.iterconstants() if each >= level)
+
+    @provider(ILogFilterPredicate)
+    def predicate(event: LogEvent) -> Any:
+        is_wanted = event.get("log_level") in wanted
+        return PredicateResult.maybe if is_wanted else PredicateResult.no
+
+    return cast(ILogFilterPredicate, predicate)
 
 
 def event_as_text(event: LogEvent) -> str | None:

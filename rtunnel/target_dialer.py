@@ -136,10 +136,8 @@ class TargetDialer:
         return permitted
 
     def _connect(self, host: str, address: str, port: int) -> Deferred[TcpStream]:
-        return Deferred.fromCoroutine(
-            connect_tcp(
-                self._reactor, address, port, DIAL_TIMEOUT, name=host or "localhost"
-            )
+        return connect_tcp(
+            self._reactor, address, port, DIAL_TIMEOUT, name=host or "localhost"
         )
 
     def _prohibited(self, reason: str) -> OpenRefused:

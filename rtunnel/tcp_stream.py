@@ -370,15 +370,19 @@ class _DialledStream(TcpStream):
 class _Dial(ClientFactory):
     """One attempt to connect.
 
-    ``done`` fires with the stream, or fails with a ConnectError. Cancelling it gives
-    up.
+    ``done`` fires with the stream, or fails with OpenRefused. Cancelling it gives up.
+
+    :param target: for people.
+    :param timeout: seconds, likewise.
     """
 
     # Two lines for each connection, which say nothing, are two too many.
     noisy = False
 
-    def __init__(self) -> None:
+    def __init__(self, target: str, timeout: float) -> None:
         self.done: Deferred[TcpStream] = Deferred(self._cancelled)
+        self._target = target
+        self._timeout = timeout
         self._connector: IConnector | None = None
 
     def startedConnecting(self, connector: IConnector) -> None:
@@ -396,6 +400,8 @@ class _Dial(ClientFactory):
         # It is also said of an attempt that was given up.
         if self._connector is not None:
             self._connector = None
+            if isinstance(reason.value, error.ConnectError):
+                reason = Failure(_refused(self._target, reason.value, self._timeout))
             self.done.errback(reason)
 
     def _cancelled(self, done: Deferred[TcpStream]) -> None:
@@ -404,30 +410,27 @@ class _Dial(ClientFactory):
             connector.stopConnecting()
 
 
-async def connect_tcp(
+def connect_tcp(
     reactor: IReactorTCP,
     address: str,
     port: int,
     timeout: float,
     *,
     name: str = "",
-) -> TcpStream:
+) -> Deferred[TcpStream]:
     """Connect to ``address``; cancelling gives up the attempt.
 
     :param reactor: also an IReactorTime.
     :param address: IPv4 or IPv6 address.
     :param timeout: seconds.
     :param name: what to call the host in errors; the address if empty.
-    :raises OpenRefused: when it does not come up; a sentence that says why.
+    :return: fails with OpenRefused when it does not come up; a sentence that says why.
     """
-    dial = _Dial()
+    host = name or address
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    dial = _Dial(target, timeout)
     reactor.connectTCP(address, port, dial, timeout)
-    try:
-        return await dial.done
-    except error.ConnectError as failed:
-        host = name or address
-        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        raise _refused(target, failed, timeout) from failed
+    return dial.done
 
 
 def _refused(target: str, failed: error.ConnectError, timeout: float) -> OpenRefused:

@@ -8,13 +8,14 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger, LogLevel, LogLevelFilterPredicate
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtunnel.logging_format import (
     MAX_ITEMS,
     MAX_MESSAGE,
+    at_least,
     event_as_json,
     event_as_text,
     make_observer,
@@ -51,6 +52,18 @@ def failure() -> Failure:
         raise ValueError("first\nsecond")
     except ValueError:
         return Failure()
+
+
+class AtLeastTests(SynchronousTestCase):
+    """:func:`at_least`."""
+
+    def test_events_pass_from_a_level_on(self) -> None:
+        """As Twisted's own predicate has it, also for events that have no level."""
+        for least in LogLevel.iterconstants():
+            ours, twisteds = at_least(least), LogLevelFilterPredicate(least)
+            for level in (*LogLevel.iterconstants(), None):
+                each = {**event(), "log_level": level}
+                self.assertEqual(ours(each), twisteds(each), (least, level))
 
 
 class TextTests(SynchronousTestCase):

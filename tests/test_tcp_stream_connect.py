@@ -68,9 +68,7 @@ class ConnectErrorTests(SynchronousTestCase):
     ) -> tuple[MemoryReactorClock, Deferred[TcpStream]]:
         """Begin to dial port 22."""
         memory = MemoryReactorClock()
-        return memory, Deferred.fromCoroutine(
-            connect_tcp(memory, address, 22, 7.5, name=name)
-        )
+        return memory, connect_tcp(memory, address, 22, 7.5, name=name)
 
     def refusal(self, failed: Exception, address: str = "10.0.0.5") -> tuple[int, str]:
         """Code and sentence when connecting fails with ``failed``."""

@@ -21,7 +21,6 @@ from twisted.logger import (
     ILogObserver,
     Logger,
     LogLevel,
-    LogLevelFilterPredicate,
 )
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
@@ -30,7 +29,7 @@ from twisted.python.usage import Options, UsageError
 
 from rtunnel.errors import ConfigError, RtunnelError
 from rtunnel.filling import finish_filling
-from rtunnel.logging_format import LOG_FORMATS, make_observer
+from rtunnel.logging_format import LOG_FORMATS, at_least, make_observer
 from rtunnel.lookups import THREADS
 from rtunnel.tap.lean_polling import use_lean_polling
 from rtunnel.tap.signals import Signals, Stoppable
@@ -166,7 +165,7 @@ class Program(MultiService):
                 level = LogLevel.levelWithName(self._options["log-level"])
                 observer = FilteringLogObserver(
                     make_observer(self._options["log-format"], log_file),
-                    [LogLevelFilterPredicate(defaultLogLevel=level)],
+                    [at_least(level)],
                 )
                 parent.setComponent(ILogObserver, observer)
         super().setServiceParent(parent)
