@@ -27,9 +27,9 @@ PROVEN = 8 * 1024 * 1024
 NEW = 1024 * 1024
 
 #: Bytes that a window grows to until the channel has moved so many. A reader that stops
-#: when the kernels' buffers are full, 1 to 4 MB, has made the window grow, and we hold
-#: as much for it.
-UNPROVEN_WINDOWS = ((NEW, 512 * 1024), (PROVEN, 1024 * 1024))
+#: when the kernels' buffers are full, after 1 to 3.5 MB, has made the window grow. We
+#: hold as much for it, and what was read last besides: 1 MiB in all.
+UNPROVEN_WINDOWS = ((NEW, 512 * 1024), (4 * 1024 * 1024, 768 * 1024))
 
 
 class WindowExceeded(ProtocolError):

@@ -121,11 +121,14 @@ class _Heartbeat:
 
 
 class WaitingPeer:
-    """A peer that has said what it will ever say, and notes when it is sent away."""
+    """A peer that has said what it will ever say, and notes when it is sent away.
 
-    def __init__(self, client: SocketClient) -> None:
+    :param started: the ``time.monotonic()`` from when its time counts, or before.
+    """
+
+    def __init__(self, client: SocketClient, started: float) -> None:
         self._client = client
-        self._started = time.monotonic()
+        self._started = started
         self._after = 0.0
         self._reason = ""
         self._thread = threading.Thread(target=self._wait, daemon=True)
@@ -204,13 +207,19 @@ class LimitTestCase(DeploymentTestCase):
     def _start_waiting_peers(self) -> None:
         """Those limits that are times are passed while the other tests go on."""
         log_in = [self.arrive, self.begin, self.exchange, self.ask_to_log_in]
-        silent = [stage() for stage in log_in * 2]
-        stalled = [self.log_in() for _ in range(2)]
-        for client in stalled:
+        waiting = []
+        for stage in log_in * 2:
+            started = time.monotonic()
+            waiting.append(WaitingPeer(stage(), started))
+        _waiting_peers["login"] = waiting
+        stalled = []
+        for _ in range(2):
+            client = self.log_in()
+            started = time.monotonic()
             client.send(MSG_KEXINIT, client.kexinit().payload[1:])
+            stalled.append(WaitingPeer(client, started))
+        _waiting_peers["exchange"] = stalled
         self._clients.clear()
-        for name, clients in (("login", silent), ("exchange", stalled)):
-            _waiting_peers[name] = [WaitingPeer(client) for client in clients]
 
     def waiting_peers(self, limit: str) -> list[WaitingPeer]:
         """Those that were started with the deployment.

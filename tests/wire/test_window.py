@@ -98,13 +98,13 @@ class ReceiveWindowTests(SynchronousTestCase):
             self.assertEqual(window.remaining, 2 * MIB)
 
     def test_grows_in_steps_until_much_has_been_taken(self) -> None:
-        """To 512 KiB, to 1 MiB when 1 MiB is through, to all of it after 8 MiB."""
+        """To 512 KiB, to 768 when 1 MiB is through, to all of it after 4 MiB."""
         window = self.make()
         sizes = []
-        for turn in range(14):
+        for turn in range(9):
             sizes.append(window.remaining // KIB)
             self.use_up(window, turn / 10, [0.1])
-        self.assertEqual(sizes, [256, 512, 512] + [1024] * 7 + [2048] * 4)
+        self.assertEqual(sizes, [256, 512, 512] + [768] * 4 + [1536, 2048])
 
     def test_shrinks_when_it_lasts(self) -> None:
         """A large window that lasts for long goes back to its first size."""
