@@ -35,6 +35,7 @@ from rtunnel.state_directory import (
 #: tenth of it, and so do a proxy's but for a long ``authorized_keys``.
 ROOM = 64 * 1024
 
+#: What the name of the marker begins with.
 _MARKER = ".filling."
 
 
@@ -153,9 +154,12 @@ def finish_filling(directory: Path) -> None:
         marker = directory / f"{_MARKER}{mark}"
         end = f".{mark}"
         written = [name for name in names if name.endswith((end, f"{end}.old"))]
-        of = {name.partition(end)[0][1:] for name in written} - {_MARKER[1:-1]}
+        # Those that are new or old, and not the marker itself.
+        of = {name.partition(end)[0][1:] for name in written} - {_MARKER.strip(".")}
         try:
-            with contextlib.suppress(BlockingIOError), _held(marker):
+            # Somebody does it just now, or has done it.
+            at_work = contextlib.suppress(BlockingIOError, FileNotFoundError)
+            with at_work, _held(marker):
                 for name in of:
                     with contextlib.suppress(FileNotFoundError):
                         os.replace(directory / f".{name}{end}", directory / name)
