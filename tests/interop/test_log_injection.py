@@ -64,6 +64,8 @@ class ProxyTextLogTests(SynchronousTestCase):
         rtunnel_here(
             *("init", "--state", self.proxy.state, "--cluster", "a"),
             *("--public", f"{LOOPBACK}:{self.proxy.port}"),
+            # All that strangers say is to be there.
+            *settings(["audit.refused_logins_burst=10000"]),
             *settings(self.proxy.settings(advertise=False)),
         )
         self.proxy.options = (
