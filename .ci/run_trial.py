@@ -42,6 +42,8 @@ ALONE = [
 #: These take long, and the same in every Python: they run once, beside interop.
 LONG = {
     Path("tests/cli/demo"),
+    Path("tests/proxy/test_expiry.py"),
+    Path("tests/proxy/test_peers.py"),
     Path("tests/ssh/test_channel_machine.py"),
     Path("tests/ssh/test_connection_machine.py"),
     Path("tests/ssh/test_rekeying.py"),
