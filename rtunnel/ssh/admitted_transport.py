@@ -271,7 +271,8 @@ class AdmittedTransport(PacketTransport):
 
     def _go_on(self, number: int, payload: bytes) -> None:
         self._dispatch(number, payload)
-        self._take_packets()
+        # Whoever has just logged in with this is no traffic that others wait for.
+        super()._take_packets()
 
     def _dispatch(self, number: int, content: Buffer) -> None:
         if self.authenticated or self._ticket is None:

@@ -278,6 +278,16 @@ class TurnTests(ListenerCase):
         self.client().send_version()
         self.assertEqual(self.turns.traffic, before + 1)
 
+    def test_a_login_that_waited_is_not_what_others_wait_for(self) -> None:
+        """Else a thousand that come at once would wait for each other."""
+        client = self.client().start_userauth()
+        self.busy()
+        client.send(MSG_USERAUTH_REQUEST, client.auth_request())
+        before = self.turns.traffic
+        self.clock.advance(0)
+        self.assertTrue(client.server.authenticated)
+        self.assertEqual(self.turns.traffic, before)
+
     def test_who_waits_may_hang_up(self) -> None:
         """Its turn is nobody's."""
         client = self.client().start_userauth()
