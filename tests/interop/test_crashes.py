@@ -33,7 +33,7 @@ from rtunnel.trust_files import load_bundle, load_revoked_hosts
 from tests.interop.forked import Fork, Forks
 from tests.interop.processes import LOOPBACK, free_port, wait_until
 
-KILLS = int(os.environ.get("RTUNNEL_KILLS", "12"))
+KILLS = int(os.environ.get("RTUNNEL_KILLS", "6"))
 SEED = int(os.environ.get("RTUNNEL_SEED", "1"))
 
 #: More than any of these programs does to files until it is killed, or has ended.
