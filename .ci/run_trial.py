@@ -43,7 +43,6 @@ ALONE = [
 LONG = {
     Path("tests/cli/demo"),
     Path("tests/proxy/test_expiry.py"),
-    Path("tests/proxy/test_peers.py"),
     Path("tests/ssh/test_channel_machine.py"),
     Path("tests/ssh/test_connection_machine.py"),
     Path("tests/ssh/test_rekeying.py"),
