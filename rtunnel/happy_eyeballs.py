@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -36,20 +35,7 @@ def first_success(
     """
     if not attempts:
         raise ValueError("there is nothing to attempt")
-    if len(attempts) == 1:
-        return attempts[0]().addErrback(_cancelled)
     return _Race(list(attempts), clock, delay).done
-
-
-def _cancelled(failure: Failure) -> Failure:
-    """What a cancelled attempt failed with, in the word that all Deferreds have for it.
-
-    Twisted's endpoints have an error of their own, which looks like a defect to whoever
-    has cancelled.
-    """
-    if failure.check(ConnectingCancelledError):
-        return Failure(CancelledError())
-    return failure
 
 
 class _Race(Generic[_T]):

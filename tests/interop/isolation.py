@@ -31,10 +31,37 @@ STREAMS = 100
 PATIENCE = 30.0
 
 
-class IsolationCase(TestCase):
-    """A deployment, and a client with a hundred streams through its agent."""
+class WitnessCase(TestCase):
+    """Streams that are watched while something else goes wrong."""
 
     timeout = 120
+
+    def last_words(self) -> str:
+        """What to show when something takes too long."""
+        return ""
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait while the streams go on."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, self.last_words())
+            await deferLater(reactor, 0.01)
+
+    async def assert_go_on(self, streams: Witnesses) -> None:
+        """Each of them gets on."""
+        before = streams.rounds()
+
+        def got_on() -> bool:
+            streams.raise_if_any_ended()
+            return all(
+                now > then for now, then in zip(streams.rounds(), before, strict=True)
+            )
+
+        await self.until(got_on)
+
+
+class IsolationCase(WitnessCase):
+    """A deployment, and a client with a hundred streams through its agent."""
 
     async def setUp(self) -> None:  # type: ignore[override]
         """Log in and open the streams."""
@@ -72,25 +99,6 @@ class IsolationCase(TestCase):
         transport = cast(Any, connection.transport)
         connection.close()
         await self.until(lambda: transport._lost)
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait while the streams go on."""
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            self.assertLess(time.monotonic(), deadline)
-            await deferLater(reactor, 0.01)
-
-    async def assert_go_on(self, streams: Witnesses) -> None:
-        """Each of them gets on."""
-        before = streams.rounds()
-
-        def got_on() -> bool:
-            streams.raise_if_any_ended()
-            return all(
-                now > then for now, then in zip(streams.rounds(), before, strict=True)
-            )
-
-        await self.until(got_on)
 
     def assert_quiet_log(self) -> None:
         """No traceback, and the proxy is there."""

@@ -21,7 +21,6 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import TestCase
 
 from rtunnel.control import ControlChannel
 from rtunnel.discovery.liveness import Liveness
@@ -57,7 +56,7 @@ from rtunnel.wire.numbers import (
     MSG_REQUEST_SUCCESS,
 )
 from tests.interop import targets
-from tests.interop.isolation import PATIENCE, STREAMS
+from tests.interop.isolation import STREAMS, WitnessCase
 from tests.interop.processes import LOOPBACK, Process, free_port
 from tests.interop.programs import Agent, rtunnel_here
 from tests.interop.rogue_proxy import anybody
@@ -228,10 +227,8 @@ class FaultyProxy:
         """See ControlReceiver."""
 
 
-class ProxyFaultTests(TestCase):
+class ProxyFaultTests(WitnessCase):
     """Proxies of one cluster, and one agent that has tunnels to all of them."""
-
-    timeout = 120
 
     async def setUp(self) -> None:  # type: ignore[override]
         """Start them, and two targets."""
@@ -316,12 +313,9 @@ class ProxyFaultTests(TestCase):
         """Those that the agent is in service at."""
         return [each for each in self.proxies.values() if each.connection is not None]
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait while the streams go on."""
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            self.assertLess(time.monotonic(), deadline, self.agent.process.tail())
-            await deferLater(reactor, 0.01)
+    def last_words(self) -> str:
+        """See :class:`WitnessCase`."""
+        return self.agent.process.tail()
 
     async def open(self, name: str, port: int) -> Channel:
         """A channel through a proxy's tunnel to a target."""
@@ -336,18 +330,6 @@ class ProxyFaultTests(TestCase):
         return Witnesses(
             [Witness(await self.open(name, self.echo), seed) for seed in range(count)]
         )
-
-    async def assert_go_on(self, streams: Witnesses) -> None:
-        """Each of them gets on."""
-        before = streams.rounds()
-
-        def got_on() -> bool:
-            streams.raise_if_any_ended()
-            return all(
-                now > then for now, then in zip(streams.rounds(), before, strict=True)
-            )
-
-        await self.until(got_on)
 
     async def commit(self, name: str, act: Commit) -> RecordingReceiver:
         """Do something wrong on a new channel; who hears what becomes of it.

@@ -24,7 +24,6 @@ CVE-2023-51385, CVE-2025-61984      ``tests.cli.test_ssh_config``: names in its 
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
 import shutil
@@ -52,6 +51,7 @@ from tests.interop.limit_testing import EXACT_MEMORY, Act, LimitTestCase
 from tests.interop.peers import require_peer
 from tests.interop.processes import run, wait_until
 from tests.interop.programs import rtunnel_here, twistd
+from tests.interop.revocation_lists import empty_krl
 from tests.interop.scripted_agent import ScriptedAgent
 from tests.interop.sharing import shared
 from tests.interop.socket_client import SocketClient, target
@@ -181,10 +181,7 @@ class CertificateTests(CertificateCase):
 @functools.cache
 def revoking_layout() -> Layout:
     """A proxy that reads a key revocation list, which is empty at first."""
-    directory = Path(tempfile.mkdtemp(prefix="rtunnel-krl-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    krl = directory / "revoked.krl"
-    run([require_peer("ssh-keygen"), "-q", "-k", "-f", krl])
+    krl = empty_krl()
     return Layout(
         proxies=1,
         proxy_environment=EXACT_MEMORY,

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import json
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from rtunnel.config import load_proxy
@@ -21,6 +17,7 @@ from tests.interop.openssh import OpenSSH
 from tests.interop.peers import require_peer
 from tests.interop.processes import run, wait_until
 from tests.interop.programs import Proxy, rtunnel
+from tests.interop.revocation_lists import empty_krl
 from tests.interop.sharing import DeploymentTestCase, shared
 
 #: Seconds within which every proxy has to act.
@@ -70,10 +67,7 @@ class Sessions:
 @functools.cache
 def layout() -> Layout:
     """Two proxies that read one key revocation list, which is empty at first."""
-    directory = Path(tempfile.mkdtemp(prefix="rtunnel-krl-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    krl = directory / "revoked.krl"
-    run([require_peer("ssh-keygen"), "-q", "-k", "-f", krl])
+    krl = empty_krl()
     return Layout(
         proxies=2,
         proxy_settings=(f'revocation.krl=["{krl}"]', "close_on_change=true"),
